@@ -1,0 +1,1 @@
+"""Tests of medkit; the tree mirrors the package."""

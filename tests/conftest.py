@@ -1,0 +1,46 @@
+"""What every test shares: few threads, no network, a marked test that cannot run says why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def real_data_folder() -> Path:
+    """Return the folder of real images: ``$MEDKIT_REAL_DATA``, else ``shared/data`` beside the repository."""
+    return Path(os.environ.get("MEDKIT_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip ``gpu`` tests without CUDA and ``real`` tests without the real images, with the reason."""
+    marked_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if marked_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked_gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if not real_data_folder().is_dir():
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(pytest.mark.skip(reason=f"no real images in {real_data_folder()}: set MEDKIT_REAL_DATA"))
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Return the root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Return the folder of real images; use with ``@pytest.mark.real``."""
+    return real_data_folder()
