@@ -31,7 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not real_data_folder().is_dir():
         for item in items:
             if item.get_closest_marker("real"):
-                item.add_marker(pytest.mark.skip(reason=f"no real images in {real_data_folder()}: set MEDKIT_REAL_DATA"))
+                item.add_marker(
+                    pytest.mark.skip(reason=f"no real images in {real_data_folder()}: set MEDKIT_REAL_DATA")
+                )
 
 
 @pytest.fixture
