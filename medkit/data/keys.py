@@ -1,0 +1,45 @@
+"""The dictionary keys of every sample in medkit, with axes, dtype and unit: the one table.
+
+Axes: ``coil`` or channel first, then space in array order ``H, W`` and, for a volume, slices ``S`` last. A volume is
+written ``[, S]``. No key begins with another key and an underscore, because MONAI 1.6 ``Spacingd`` treats such keys as
+metadata of the shorter one.
+
+=============  ==========================  =========  =================================================================
+key            shape                       dtype      meaning and unit
+=============  ==========================  =========  =================================================================
+case           str                                    name of the examination
+path           str                                    file it is read from
+i_slice        int                                    index of the slice in the file, from 0
+affine         (4, 4)                      float64    voxel indices to RAS millimetres
+magnitude      (1, H, W[, S])              float32    image without phase, arbitrary unit
+kspace         (coil, H, W[, S])           complex64  centred k-space as acquired or simulated, arbitrary unit
+measured       (coil, H, W[, S])           complex64  ``kspace`` times ``mask``
+mask           (1, 1 or H, W[, 1])         bool       true where k-space was sampled, centred
+sens_maps      (coil, H, W[, S])           complex64  coil sensitivities, sum of squared magnitudes 1 inside the body
+zero_filled    (1, H, W[, S])              complex64  adjoint of the forward operator applied to ``measured``
+reference      (1, H, W[, S])              complex64  coil-combined image of the fully sampled ``kspace``
+scale          ()                          float32    99.5th percentile of the magnitude of ``zero_filled``
+image          (3 + 2 coil, H, W[, S])     float32    what a network takes: Re, Im of ``zero_filled`` / ``scale``, the
+                                                      mask shifted so that frequency 0 is at index 0, then Re, Im of
+                                                      each coil's sensitivity; 3 channels alone mean one uniform coil
+target         (4, H, W[, S])              float32    Re, Im of ``reference`` / ``scale``, then of ``zero_filled`` /
+                                                      ``scale``: what to reach and what to leave
+pred           (2, H, W[, S])              float32    Re, Im of the reconstruction / ``scale``
+=============  ==========================  =========  =================================================================
+"""
+
+CASE = "case"
+PATH = "path"
+I_SLICE = "i_slice"
+AFFINE = "affine"
+MAGNITUDE = "magnitude"
+KSPACE = "kspace"
+MEASURED = "measured"
+MASK = "mask"
+SENS_MAPS = "sens_maps"
+ZERO_FILLED = "zero_filled"
+REFERENCE = "reference"
+SCALE = "scale"
+IMAGE = "image"
+TARGET = "target"
+PRED = "pred"
