@@ -1,0 +1,28 @@
+"""What every bundle's run needs: refused typos, resumable training, seeds, progress, and metrics on disk."""
+
+from medkit.workflow.atomic import atomic_path
+from medkit.workflow.averaging import WeightAverage
+from medkit.workflow.doors import report_errors_in_one_line, user_message
+from medkit.workflow.knobs import check_knobs
+from medkit.workflow.overrides import check_overrides
+from medkit.workflow.progress import ProgressBar, is_shown
+from medkit.workflow.records import MetricsWriter, save_config_copy, write_metrics
+from medkit.workflow.resuming import Resume
+from medkit.workflow.seeding import SeedEachEpoch, epoch_seed
+
+__all__ = [
+    "MetricsWriter",
+    "ProgressBar",
+    "Resume",
+    "SeedEachEpoch",
+    "WeightAverage",
+    "atomic_path",
+    "check_knobs",
+    "check_overrides",
+    "epoch_seed",
+    "is_shown",
+    "report_errors_in_one_line",
+    "save_config_copy",
+    "user_message",
+    "write_metrics",
+]

@@ -1,0 +1,225 @@
+"""Refusal of unknown overrides: MONAI stores a misspelt ``--max_epoch 3`` silently, medkit names what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+from medkit.workflow.doors import report_errors_in_one_line
+from medkit.workflow.knobs import KNOBS, check_knobs
+
+_SEPARATOR = ReferenceResolver.sep
+# The arguments of `monai.bundle run` itself, so that a misspelt one is recognised too.
+_COMMAND_NAMES = ("config_file", "meta_file", "logging_file", "args_file", "tracking", "run_id", "init_id", "final_id")
+_OTHER_WORDS = {"lr": "learning_rate", "amp": "use_amp", "data": "dataset_dir", "workers": "num_workers"}
+_PATHS_WITH_DEFAULTS = ("bundle_root", "dataset_dir", "ckpt_path")
+
+
+def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[str] = ()) -> None:
+    """Refuse overrides that no config of the bundle knows, and wrong values of the standard knobs.
+
+    Belongs first in ``initialize``, as ``{"_target_": "medkit.workflow.check_overrides", "bundle_root":
+    "@bundle_root"}``. It looks at the configuration that is being run: a top-level name must stand in one of the
+    bundle's ``configs/*.json`` or be referred to by something; a name inside a section (``train#…``) likewise; a name
+    inside a component must stand in a config or be an argument of what the component calls.
+    In the commands ``monai.bundle`` and ``medkit`` an error of the user then ends in one line (set ``MEDKIT_DEBUG=1``
+    for the traceback).
+
+    Args:
+        bundle_root: the bundle's folder; used when the running workflow does not tell where its configs are.
+        allow: further top-level names.
+
+    Raises:
+        ValueError: if a name is unknown, with the nearest known one, or a knob has a wrong value.
+        FileNotFoundError: if a path that the user gave does not exist.
+
+    Example:
+        >>> parser = monai.bundle.ConfigParser({"initialize": [{"_target_": "medkit.workflow.check_overrides"}]})
+        >>> parser.get_parsed_content("initialize::0")
+    """
+    report_errors_in_one_line()
+    parser, workflow = running_config()
+    if parser is None or not isinstance(parser.config, dict):
+        return
+    folder = Path(workflow.config_root_path) if workflow is not None else Path(bundle_root) / "configs"
+    known = known_ids(folder)
+    if known:
+        ids = {workflow.init_id, workflow.run_id, workflow.final_id} if workflow is not None else set()
+        allowed = {*allow, *ids, *_tracking_names(parser.config)}
+        wrong = list(unknown_ids(parser.config, known, allowed, parser))
+        if wrong:
+            raise ValueError("check_overrides: " + "; ".join(_sentence(*each) for each in wrong))
+    check_knobs(_values_to_check(parser, known))
+
+
+def running_config() -> tuple[ConfigParser | None, ConfigWorkflow | None]:
+    """Return the parser whose content is being evaluated, and the workflow that runs it.
+
+    MONAI hands neither to an expression, so they are looked up among the callers.
+
+    Returns:
+        Parser and workflow; ``None`` for each that is not there.
+    """
+    parser: ConfigParser | None = None
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if parser is None and isinstance(owner, ConfigParser):
+            parser = owner
+        if isinstance(owner, ConfigWorkflow):
+            return parser or owner.parser, owner
+        frame = frame.f_back
+    return parser, None
+
+
+def known_ids(folder: Path) -> dict[str, list[Any]]:
+    """Collect the top-level names of all ``*.json`` configs in a folder, each with the values it takes there.
+
+    A key such as ``train#trainer#max_epochs`` of an overlay counts as a value ``{"trainer": {"max_epochs": …}}`` of
+    ``train``.
+
+    Args:
+        folder: the bundle's ``configs``.
+
+    Returns:
+        Values by name; empty when there are no configs.
+
+    Raises:
+        ValueError: if a file is not JSON, or does not hold a dictionary.
+    """
+    known: dict[str, list[Any]] = {}
+    for file in sorted(folder.glob("*.json")):
+        if file.name == "metadata.json":
+            continue
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"check_overrides: {file} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"check_overrides: {file} must hold a dictionary, got {type(content).__name__}")
+        for key, value in content.items():
+            first, *rest = ReferenceResolver.split_id(key.lstrip("+"))
+            for part in reversed(rest):
+                value = {part: value}
+            known.setdefault(first, []).append(value)
+    return known
+
+
+def unknown_ids(
+    config: Mapping[str, Any], known: Mapping[str, list[Any]], allowed: set[str], parser: ConfigParser
+) -> Iterator[tuple[str, str | None]]:
+    """Yield each id of a running configuration that nobody knows, with the nearest known one.
+
+    Args:
+        config: content of the running parser.
+        known: see :func:`known_ids`.
+        allowed: further top-level names.
+        parser: finds what a component calls.
+
+    Yields:
+        The unknown id, and the id that was probably meant or ``None``.
+    """
+    references = set(_references(config))
+
+    def referred(id: str) -> bool:
+        return any(reference == id or reference.startswith(id + _SEPARATOR) for reference in references)
+
+    def inside(id: str, value: Any, versions: list[Any], is_section: bool) -> Iterator[tuple[str, str | None]]:
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                yield from inside(f"{id}{_SEPARATOR}{i}", item, [], False)
+        if not isinstance(value, dict):
+            return
+        versions = [version for version in versions if isinstance(version, dict)]
+        names = {name.lstrip("+") for version in versions for name in version}
+        is_component = "_target_" in value
+        is_section = is_section and not is_component and any(_holds_component(version) for version in versions)
+        for name, item in value.items():
+            child = f"{id}{_SEPARATOR}{name}"
+            if name not in names and not str(name).startswith("_"):
+                candidates = _arguments(value, parser) if is_component else names if is_section else None
+                if candidates is not None and name not in candidates and not (is_section and referred(child)):
+                    near = _nearest(str(name), {*candidates, *names})
+                    yield child, None if near is None else f"{id}{_SEPARATOR}{near}"
+            below = [version[key] for version in versions for key in (name, f"+{name}") if key in version]
+            yield from inside(child, item, below, is_section)
+
+    for name, value in config.items():
+        if name not in known and name not in allowed and not name.startswith("_") and not referred(name):
+            yield name, _nearest(name, {*known, *KNOBS, *allowed, *_COMMAND_NAMES})
+        yield from inside(name, value, list(known.get(name, [])), True)
+
+
+def _sentence(id: str, near: str | None) -> str:
+    hint = f"did you mean '{near}'?" if near is not None else "no name of the bundle's configs is near it"
+    return f"unknown option '{id}': {hint}".replace(_SEPARATOR, "#")
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> str | None:
+    names = sorted(candidates)
+    if _OTHER_WORDS.get(name) in names:
+        return _OTHER_WORDS[name]
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6)), None)
+
+
+def _references(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield from ReferenceResolver.match_refs_pattern(config)
+    elif isinstance(config, (dict, list)):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _references(value)
+
+
+def _holds_component(config: Any) -> bool:
+    if isinstance(config, dict):
+        return "_target_" in config or any(map(_holds_component, config.values()))
+    return isinstance(config, list) and any(map(_holds_component, config))
+
+
+def _arguments(component: dict[str, Any], parser: ConfigParser) -> set[str] | None:
+    """Return the names that a component's target takes; ``None`` when it takes any, or cannot be found."""
+    from pydoc import ErrorDuringImport, locate
+
+    target = ConfigComponent(config=component, locator=parser.locator).resolve_module_name()
+    try:
+        called = locate(target) if isinstance(target, str) else target
+        parameters = inspect.signature(called).parameters.values()  # type: ignore[arg-type]
+    except (ErrorDuringImport, TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def _tracking_names(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what ``--tracking mlflow`` writes into a config."""
+    settings: dict[str, Any] = DEFAULT_MLFLOW_SETTINGS
+    if "tracking_uri" in config:
+        for name, value in settings["configs"].items():
+            if config.get(name) == value or name not in settings["handlers_id"]:
+                yield name
+
+
+def _values_to_check(parser: ConfigParser, known: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return plain values of the standard knobs, and expressions and paths only where the user gave them."""
+    values: dict[str, Any] = {}
+    for name in KNOBS:
+        if name not in parser.config:  # type: ignore[operator]
+            continue
+        value = parser[name]
+        is_default = any(value == version for version in known.get(name, []))
+        if isinstance(value, str) and value[:1] in ("$", "@"):
+            if not is_default:
+                values[name] = parser.get_parsed_content(name)
+        elif not (is_default and name in _PATHS_WITH_DEFAULTS):
+            values[name] = value
+    return values
