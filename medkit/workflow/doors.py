@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _DOOR_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
@@ -55,7 +56,7 @@ def user_message(error: BaseException) -> str | None:
 def report_errors_in_one_line(always: bool = False) -> bool:
     """Let a run that fails because of the user's input end with ``medkit: error: …`` and exit code 1.
 
-    Replaces ``sys.excepthook`` and quietens the handlers of ``logging`` for the same errors. Defects keep their
+    Replaces ``sys.excepthook``, and drops the log records of the same errors. Defects keep their
     traceback. Does nothing when ``MEDKIT_DEBUG=1``, and nothing in a process that is not a command of MONAI or medkit
     (a notebook, a script or a server keeps its own habits).
 
@@ -74,9 +75,7 @@ def report_errors_in_one_line(always: bool = False) -> bool:
     if os.environ.get("MEDKIT_DEBUG", "0") not in ("", "0") or not (always or is_command):
         return False
     sys.excepthook = _print_user_error
-    for handler in _logging_handlers():
-        if _reported_elsewhere not in handler.filters:
-            handler.addFilter(_reported_elsewhere)
+    logging.setLogRecordFactory(_without_user_errors(logging.getLogRecordFactory()))
     return True
 
 
@@ -91,19 +90,18 @@ def _print_user_error(kind: type[BaseException], error: BaseException, trace: Tr
     sys.stderr.write(f"medkit: error{rank}: {message}\n")
 
 
-def _reported_elsewhere(record: logging.LogRecord) -> bool:
+def _without_user_errors(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
     """Keep ignite and MONAI from logging the traceback of an error that the last line of the run will tell."""
-    if record.levelno < logging.ERROR:
-        return True
-    error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
-    return error is None or user_message(error) is None
 
+    def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.levelno >= logging.ERROR:
+            error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
+            if error is not None and user_message(error) is not None:
+                record.levelno = -1  # below the level of every handler, also of those that are made later
+        return record
 
-def _logging_handlers() -> Iterator[logging.Handler]:
-    yield from logging.root.handlers
-    for logger in list(logging.root.manager.loggerDict.values()):
-        if isinstance(logger, logging.Logger):
-            yield from logger.handlers
+    return make_record
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -146,7 +146,7 @@ def unknown_ids(
         for name, item in value.items():
             child = f"{id}{_SEPARATOR}{name}"
             if name not in names and not str(name).startswith("_"):
-                candidates = _arguments(value, parser) if is_component else names if is_section else None
+                candidates = _arguments(str(name), value, parser) if is_component else names if is_section else None
                 if candidates is not None and name not in candidates and not (is_section and referred(child)):
                     near = _nearest(str(name), {*candidates, *names})
                     yield child, None if near is None else f"{id}{_SEPARATOR}{near}"
@@ -185,19 +185,27 @@ def _holds_component(config: Any) -> bool:
     return isinstance(config, list) and any(map(_holds_component, config))
 
 
-def _arguments(component: dict[str, Any], parser: ConfigParser) -> set[str] | None:
-    """Return the names that a component's target takes; ``None`` when it takes any, or cannot be found."""
+def _arguments(name: str, component: dict[str, Any], parser: ConfigParser) -> set[str] | None:
+    """Return the names that a component's target takes; ``None`` when ``name`` may be right or nobody can tell."""
     from pydoc import ErrorDuringImport, locate
 
     target = ConfigComponent(config=component, locator=parser.locator).resolve_module_name()
     try:
-        called = locate(target) if isinstance(target, str) else target
-        parameters = inspect.signature(called).parameters.values()  # type: ignore[arg-type]
+        called: Any = locate(target) if isinstance(target, str) else target
+        layers = [inspect.signature(called)]
+        layers += [inspect.signature(base.__init__) for base in getattr(called, "__mro__", ())[1:]]
     except (ErrorDuringImport, TypeError, ValueError):
         return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters}
+    parameters = layers[0].parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return set(layers[0].parameters)
+    # With **kwargs any name may be right, but not one that differs from a known one by an underscore or a plural.
+    names = {name for layer in layers for name in layer.parameters} - {"self", "args", "kwargs"}
+    return names if name not in names and _blurred(name) in map(_blurred, names) else None
+
+
+def _blurred(name: str) -> str:
+    return name.lower().replace("_", "").rstrip("s")
 
 
 def _tracking_names(config: Mapping[str, Any]) -> Iterator[str]:

@@ -155,7 +155,7 @@ class Resume:
             self.evaluator.state.best_metric = state["_best"]["metric"]
             self.evaluator.state.best_metric_epoch = state["_best"]["epoch"]
         if getattr(engine, "scaler_", None) is not None and "_scaler" in state:
-            engine.scaler_.load_state_dict(state["_scaler"])  # type: ignore[attr-defined]
+            engine.scaler_.load_state_dict(state["_scaler"])
         self._say(engine)
 
     def _say(self, engine: Engine) -> None:
