@@ -1,0 +1,186 @@
+"""The Spatial and Fourier Layer, which sees near and far at once, and the residual block made of two."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, leaky_relu
+
+from medkit.ops import irfft2_real, rfft2_real
+
+FOURIER_MODES = ("crelu", "modrelu")
+NEGATIVE_SLOPE = 0.1
+
+
+def _activation(x: Tensor) -> Tensor:
+    return leaky_relu(x, 0.1)  # NEGATIVE_SLOPE, written out because scripted functions see no constants
+
+
+class _FourierMixing(nn.Module):
+    """Two channel mixings of a half spectrum with a nonlinearity between, the same at every frequency.
+
+    The weights act on real and imaginary parts as ``2 C`` real channels. Weights of mode ``modrelu`` are complex
+    matrices, kept as ``(2, C, C)``: real part, imaginary part.
+    """
+
+    def __init__(self, channels: int, mode: str):
+        super().__init__()
+        self.mode = mode
+        if mode == "crelu":
+            first, second = torch.empty(2 * channels, 2 * channels), torch.empty(2 * channels, 2 * channels)
+            for weight in (first, second):
+                nn.init.orthogonal_(weight, gain=math.sqrt(0.5))
+            self.threshold = None
+        else:
+            first, second = (_random_unitary(channels) * math.sqrt(0.5) for _ in range(2))
+            self.threshold = nn.Parameter(torch.full((channels,), 0.02))
+        self.first = nn.Parameter(first)
+        self.second = nn.Parameter(second)
+
+    def matrices(self, mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """Both mixings as real ``(2 C, 2 C)`` matrices, the second followed by ``mixing`` (C, C) of the channels."""
+        channels = mixing.shape[0]
+        if self.mode == "crelu":
+            first = self.first
+            second = torch.matmul(mixing, self.second.reshape(2, channels, 2 * channels))
+            return first, second.reshape(2 * channels, 2 * channels)
+        return _as_real_matrix(self.first), _as_real_matrix(torch.matmul(mixing, self.second))
+
+    def activate(self, spectrum: Tensor) -> Tensor:
+        """Apply the nonlinearity to ``(B, 2 C, ...)``: on each part (crelu), or on the magnitude alone (modrelu)."""
+        threshold = self.threshold
+        if threshold is None:
+            return _activation(spectrum)
+        re, im = spectrum.chunk(2, 1)
+        magnitude = (re * re + im * im + 1e-12).sqrt()
+        gate = (1.0 - threshold[:, None] / magnitude).relu()
+        return torch.cat([re * gate, im * gate], 1)
+
+
+def _random_unitary(channels: int) -> Tensor:
+    """Random unitary matrix as (2, C, C): real part, imaginary part."""
+    q, _ = torch.linalg.qr(torch.complex(*torch.randn(2, channels, channels)))
+    return torch.stack([q.real, q.imag])
+
+
+def _as_real_matrix(weight: Tensor) -> Tensor:
+    """Complex matrix (2, C, C) as the real (2 C, 2 C) that acts on stacked real and imaginary parts."""
+    re, im = weight[0], weight[1]
+    return torch.cat([torch.cat([re, -im], 1), torch.cat([im, re], 1)], 0)
+
+
+class SpatialFourierLayer(nn.Module):
+    r"""A 3×3 convolution beside a mixing of the whole spectrum, fused: near and far in one layer (SFL).
+
+    .. math:: SFL(z) = W_a\,(K_{3×3} * z) + W_g\, F^{-1} W_2\, \phi(W_1 F z) + b
+
+    :math:`F` is the orthonormal real 2-D transform. :math:`W_1` and :math:`W_2` mix channels, the same at every
+    frequency and without bias (a bias there is an impulse at pixel (0, 0)). Far reach comes from :math:`\phi` alone:
+    without it, a pixel sees one pixel and its mirror images.
+
+    Since nothing nonlinear follows the 3×3 convolution or :math:`W_2` inside the layer, the fusing 1×1 convolution is
+    multiplied into both of them before they meet the image. This is the same function with the same parameters, and
+    saves a concatenation and a convolution.
+
+    Args:
+        channels: C.
+        fourier_mode: ``"crelu"``: real mixing of real and imaginary parts, LeakyReLU 0.1 on each, as in Fast Fourier
+            Convolution; not equivariant to shifts. ``"modrelu"``: complex mixing, and a learned threshold on the
+            magnitude, which leaves the phase alone; the Fourier branch is then equivariant to circular shifts.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> SpatialFourierLayer(8)(torch.rand(1, 8, 15, 16)).shape
+        torch.Size([1, 8, 15, 16])
+    """
+
+    def __init__(self, channels: int = 64, fourier_mode: str = "crelu"):
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"SpatialFourierLayer: 'channels' must be at least 1, got {channels}")
+        if fourier_mode not in FOURIER_MODES:
+            raise ValueError(
+                f"SpatialFourierLayer: 'fourier_mode' must be one of {FOURIER_MODES}, got {fourier_mode!r}"
+            )
+        self.channels = channels
+        self.near_weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.near_bias = nn.Parameter(torch.zeros(channels))
+        self.fourier = _FourierMixing(channels, fourier_mode)
+        self.fuse_weight = nn.Parameter(torch.empty(channels, 2 * channels))
+        self.fuse_bias = nn.Parameter(torch.zeros(channels))
+        nn.init.kaiming_normal_(self.near_weight, a=NEGATIVE_SLOPE)
+        nn.init.kaiming_normal_(self.fuse_weight, a=NEGATIVE_SLOPE)
+
+    def forward(self, z: Tensor, backend: str = "fft", scale: Tensor | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            z: features, ``(B, C, H, W)``, any size.
+            backend: ``"fft"``, or ``"matmul"`` for exports without complex numbers.
+            scale: factor of each output channel, ``(C,)``.
+
+        Returns:
+            ``(B, C, H, W)``, float32 under autocast as well.
+        """
+        mixing: Tensor = self.fuse_weight
+        bias = self.fuse_bias + torch.mv(mixing[:, : self.channels], self.near_bias)
+        if scale is not None:
+            mixing, bias = mixing * scale[:, None], bias * scale
+        mixing_near, mixing_far = mixing[:, : self.channels], mixing[:, self.channels :]
+        kernel = torch.matmul(mixing_near, self.near_weight.flatten(1)).view_as(self.near_weight)
+        return conv2d(z, kernel, bias, padding=1) + self.far(z, mixing_far, backend)
+
+    def far(self, z: Tensor, mixing: Tensor, backend: str = "fft") -> Tensor:
+        """Fourier branch alone, in float32 whatever autocast says: half-precision FFTs are limited in size and range.
+
+        Args:
+            z: features, ``(B, C, H, W)``.
+            mixing: what follows the branch, ``(C, C)``.
+            backend: ``"fft"`` or ``"matmul"``.
+
+        Returns:
+            float32, ``(B, C, H, W)``.
+        """
+        if not torch.jit.is_scripting():
+            if torch.is_autocast_enabled(z.device.type):
+                with torch.autocast(z.device.type, enabled=False):
+                    return self._far(z.float(), mixing.float(), backend)
+        return self._far(z.float(), mixing, backend)
+
+    def _far(self, z: Tensor, mixing: Tensor, backend: str) -> Tensor:
+        height, width = z.shape[-2], z.shape[-1]
+        first, second = self.fourier.matrices(mixing)
+        re, im = rfft2_real(z, backend)
+        spectrum = torch.cat([re, im], 1).flatten(2)
+        spectrum = torch.matmul(second, self.fourier.activate(torch.matmul(first, spectrum)))
+        re, im = spectrum.unflatten(2, re.shape[2:]).chunk(2, 1)
+        return irfft2_real(re, im, height, width, backend)
+
+
+class SpatialFourierResidualBlock(nn.Module):
+    r"""Two Spatial and Fourier Layers around a LeakyReLU, added to their input (SFRB).
+
+    .. math:: SFRB(z) = z + \gamma \cdot SFL_2(\phi(SFL_1(z)))
+
+    The learned :math:`\gamma` of each channel starts at 0.1, which keeps deep stacks stable without normalisation.
+
+    Args:
+        channels: C.
+        fourier_mode: see :class:`SpatialFourierLayer`.
+
+    Example:
+        >>> SpatialFourierResidualBlock(8)(torch.rand(1, 8, 16, 16)).shape
+        torch.Size([1, 8, 16, 16])
+    """
+
+    def __init__(self, channels: int = 64, fourier_mode: str = "crelu"):
+        super().__init__()
+        self.first = SpatialFourierLayer(channels, fourier_mode)
+        self.second = SpatialFourierLayer(channels, fourier_mode)
+        self.scale = nn.Parameter(torch.full((channels,), 0.1))
+
+    def forward(self, z: Tensor, backend: str = "fft") -> Tensor:
+        """Features ``(B, C, H, W)`` in and out; ``backend`` as for :class:`SpatialFourierLayer`."""
+        return z + self.second(_activation(self.first(z, backend)), backend, self.scale)
