@@ -11,6 +11,8 @@ os.environ.setdefault("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
 
 import pytest
 
+from tests.tiny_bundle import write_tiny_bundle
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -46,3 +48,9 @@ def repository() -> Path:
 def real_data() -> Path:
     """Return the folder of real images; use with ``@pytest.mark.real``."""
     return real_data_folder()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Return the bundle ``tiny``, in a folder of its own."""
+    return write_tiny_bundle(tmp_path)

@@ -106,7 +106,7 @@ GOOD = {
     "medkit/ops/warping.py": '"""Warps."""\n\nimport torch\n\n\ndef warp(x):\n    return torch.abs(x)\n',
     "medkit/mri/__init__.py": '"""MRI."""\n\nfrom medkit.mri.nets import Net\n\n__all__ = ["Net"]\n',
     "medkit/mri/nets.py": '"""Nets."""\n\nfrom medkit.ops import warp\n\nNet = warp\n',
-    "medkit/cli.py": '"""Command."""\n\n__all__ = ["main"]\n\n\ndef main():\n    import medkit.mri\n    return medkit\n',
+    "medkit/cli.py": '"""Command."""\n\n__all__ = ["main"]\n\n\ndef main():\n    import medkit.mri\n',
     "tests/test_a.py": '"""Tests."""\n',
     **{f"bundles/good/{name}": "{}" for name in rules.BUNDLE_FILES},
     "bundles/good/configs/train.json": '{"net": {"_target_": "medkit.mri.Net"}, "f": "$medkit.ops.warp(1)"}',

@@ -9,6 +9,7 @@ from medkit.workflow.progress import ProgressBar, is_shown
 from medkit.workflow.records import MetricsWriter, save_config_copy, write_metrics
 from medkit.workflow.resuming import Resume
 from medkit.workflow.seeding import SeedEachEpoch, epoch_seed
+from medkit.workflow.verification import verify_bundle
 
 __all__ = [
     "MetricsWriter",
@@ -24,5 +25,6 @@ __all__ = [
     "report_errors_in_one_line",
     "save_config_copy",
     "user_message",
+    "verify_bundle",
     "write_metrics",
 ]

@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import LrScheduleHandler, MeanSquaredError, ValidationHandler, from_engine
 
 from medkit.workflow import Resume, SeedEachEpoch, WeightAverage
-from tests.workflow.conftest import TinyTraining
+from tests.workflow.tiny_training import TinyTraining
 
 N_ITERATIONS = 20  # 4 epochs of 5
 

@@ -1,17 +1,10 @@
-"""A very small bundle and a very small training, which the tests of the workflow room share."""
+"""A very small bundle, which trains one linear layer: what the tests of the command and of the workflow room run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
-import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
-from monai.transforms import RandGaussianNoised
 
 TRAIN: dict[str, Any] = {
     "bundle_root": ".",
@@ -62,10 +55,9 @@ TRAIN: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """Return a bundle that trains one linear layer, in a folder of its own."""
-    configs = tmp_path / "tiny" / "configs"
+def write_tiny_bundle(folder: Path) -> Path:
+    """Write the bundle ``tiny`` into a folder, and return its path."""
+    configs = folder / "tiny" / "configs"
     configs.mkdir(parents=True)
     (configs / "train.json").write_text(json.dumps(TRAIN))
     (configs / "small.json").write_text(json.dumps({"max_epochs": 1, "train#loader#batch_size": 1, "+run": ["$None"]}))
@@ -78,33 +70,3 @@ def bundle(tmp_path: Path) -> Path:
         "[formatter_plain]\nformat=%(message)s\n"
     )
     return configs.parent
-
-
-class TinyTraining:
-    """A network with dropout, trained on noisy samples in random order: everything that randomness touches."""
-
-    def __init__(
-        self, handlers: Callable[[TinyTraining], list[Any]], max_epochs: int = 4, num_workers: int = 0
-    ) -> None:
-        torch.manual_seed(0)
-        self.network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.01)
-        self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, gamma=0.7)
-        self.losses: list[tuple[int, float]] = []
-        values = torch.arange(30, dtype=torch.float32).reshape(10, 3)
-        data = [{"image": value, "label": value.sum()[None]} for value in values]
-        dataset = Dataset(data, RandGaussianNoised("image", prob=0.5))
-        loader = DataLoader(dataset, batch_size=2, shuffle=True, num_workers=num_workers)
-        self.trainer = SupervisedTrainer(
-            device=torch.device("cpu"),
-            max_epochs=max_epochs,
-            train_data_loader=loader,
-            network=self.network,
-            optimizer=self.optimizer,
-            loss_function=torch.nn.MSELoss(),
-            train_handlers=handlers(self),
-        )
-
-    def save_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {"network": self.network, "optimizer": self.optimizer, "lr_scheduler": self.scheduler}

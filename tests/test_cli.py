@@ -1,0 +1,151 @@
+"""Tests of the ``medkit`` command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import medkit
+from medkit.cli import find_bundles, main
+
+
+@pytest.fixture(autouse=True)
+def only_the_tiny_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find the bundle ``tiny`` by name, and keep what a run changes in the process for itself."""
+    monkeypatch.setenv("MEDKIT_BUNDLES", str(bundle.parent))
+    monkeypatch.setenv("MEDKIT_DEBUG", "1")
+    monkeypatch.chdir(bundle.parent)
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
+
+
+def change_metadata(bundle: Path, **entries: Any) -> None:
+    path = bundle / "configs" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def test_list_shows_bundles(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_metadata(bundle, task="Fit a line")
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=2) for line in lines if line.startswith("tiny ")] == [["tiny", "0.1.0", "Fit a line"]]
+
+
+def test_first_place_wins(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.tiny_bundle import write_tiny_bundle
+
+    other = write_tiny_bundle(tmp_path / "bundles")
+    assert find_bundles()["tiny"] == bundle
+    monkeypatch.delenv("MEDKIT_BUNDLES")
+    assert find_bundles()["tiny"] == other
+
+
+def test_info_shows_options_and_results(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_metadata(bundle, name="Tiny", eval_metrics={"psnr": 31.5})
+    assert main(["info", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "Tiny 0.1.0" in shown
+    assert "--max_epochs     2" in shown
+    assert "--dataset_dir    null" in shown
+    assert '"psnr": 31.5' in shown
+    assert "none, train it first" in shown
+
+
+def test_run_trains_with_overlays_and_options(bundle: Path) -> None:
+    assert main(["run", "tiny", "small", "--run_name", "other", "--train#trainer#max_epochs", "2"]) == 0
+    config = json.loads((bundle / "runs" / "other" / "config.json").read_text())
+    assert config["train"]["loader"]["batch_size"] == 1  # from the overlay
+    assert config["train"]["trainer"]["max_epochs"] == 2
+    assert config["bundle_root"] == str(bundle)
+    assert (bundle / "runs" / "other" / "model.pt").is_file()
+
+
+def test_run_is_inference_without_a_config(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert main(["run", "tiny"]) == 0
+    assert not (bundle / "runs").exists()
+
+
+def test_run_help_shows_the_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny", "train", "--help"]) == 0
+    assert "--max_epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "tinny"], "no bundle 'tinny'; did you mean 'tiny'?"),
+        (["info", "zzzzzz"], "no bundle 'zzzzzz'; found are: "),
+        (["run", "tiny", "training"], "bundle 'tiny' has no config ['training']; it has inference, small, train"),
+    ],
+)
+def test_wrong_command_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("medkit: error: " + message)
+    assert error.count("\n") == 1
+
+
+def test_misspelt_option_is_one_line(bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "medkit.cli", "run", str(bundle), "train", "--max_epoch", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**__import__("os").environ, "MEDKIT_DEBUG": "0", "PYTHONPATH": str(Path(medkit.__file__).parents[1])},
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "unknown option 'max_epoch': did you mean 'max_epochs'?" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_verify_names_faults(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensor = {"type": "image", "format": "magnitude", "num_channels": 2, "spatial_shape": [2], "dtype": "float32"}
+    data_format = {"inputs": {"image": tensor}, "outputs": {"pred": tensor}}
+    change_metadata(
+        bundle, schema="https://example.org/rules.json", changelog={"0.1.0": "first"}, network_data_format=data_format
+    )
+    monkeypatch.setenv("MEDKIT_CACHE", str(tmp_path))
+    rules = {"type": "object", "required": ["version"], "properties": {"task": {"type": "string"}}}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    assert main(["verify", "tiny"]) == 1
+    shown = dict(
+        line.split(maxsplit=1) if line.startswith("metadata") else line.split("  ", 1)
+        for line in capsys.readouterr().out.splitlines()
+    )
+    assert shown["metadata"] == "ok"
+    assert "missing: " in shown["ids of inference.json"]
+    assert shown["ids of train.json"].strip().startswith("missing: ")
+    assert "network_def" in shown["network input and output"]
+    change_metadata(bundle, task=7)
+    main(["verify", "tiny"])
+    assert "7 is not of type 'string'" in capsys.readouterr().out
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, shown in (("--version", medkit.__version__), ("--help", "medkit run clgnet train --max_epochs 3")):
+        with pytest.raises(SystemExit, match="0"):
+            main([word])
+        assert shown in capsys.readouterr().out
+
+
+def test_command_without_words_shows_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "usage: medkit" in capsys.readouterr().err
+
+
+def test_light_commands_do_not_import_torch(bundle: Path) -> None:
+    code = "import sys; from medkit.cli import main; main(['list']); assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(medkit.__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
