@@ -53,7 +53,7 @@ class _FourierMixing(nn.Module):
             return _activation(spectrum)
         re, im = spectrum.chunk(2, 1)
         magnitude = (re * re + im * im + 1e-12).sqrt()
-        gate = (1.0 - threshold[:, None] / magnitude).relu()
+        gate = (1.0 - threshold.abs()[:, None] / magnitude).relu()
         return torch.cat([re * gate, im * gate], 1)
 
 
@@ -86,7 +86,8 @@ class SpatialFourierLayer(nn.Module):
         channels: C.
         fourier_mode: ``"crelu"``: real mixing of real and imaginary parts, LeakyReLU 0.1 on each, as in Fast Fourier
             Convolution; not equivariant to shifts. ``"modrelu"``: complex mixing, and a learned threshold on the
-            magnitude, which leaves the phase alone; the Fourier branch is then equivariant to circular shifts.
+            magnitude (its absolute value counts), which leaves the phase alone; the Fourier branch is then equivariant
+            to circular shifts.
 
     Raises:
         ValueError: if an argument is outside its range.

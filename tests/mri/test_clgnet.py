@@ -1,0 +1,397 @@
+"""CLGNet by its laws: transforms, reach, equivariance, data consistency, both back ends, precision, learning."""
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from medkit.mri import CLGNet, PackedReconstructor, SpatialFourierLayer, SpatialFourierResidualBlock
+from medkit.mri.clgnet.consistency import ChannelDataConsistency, normal_channels, symmetrised
+from medkit.ops import rfft2_real
+from tests.laws import assert_adjoint, assert_contraction, assert_deterministic, inner
+
+MODES = ("crelu", "modrelu")
+SIZES = ((8, 8), (9, 7), (8, 13), (1, 6), (5, 1))
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(a - b).detach() / torch.linalg.vector_norm(b).detach())
+
+
+def scaled_up(module: torch.nn.Module, gain: float = 1.0, seed: int = 0) -> torch.nn.Module:
+    """Give random weights that keep signals near 1 through all layers: the zeros of initialisation hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        fan_in = max(parameter[0].numel(), 1) if parameter.ndim > 1 else 1
+        parameter.data = torch.randn(parameter.shape, generator=generator) * gain / fan_in**0.5
+    return module
+
+
+def sample(size=(12, 14), n_coils=0, batch=2, seed=0, rate=0.4):
+    """A measured image: reference, zero-filled, mask, maps; maps of unit sum of squares."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, 2, *size, generator=generator)
+    mask = (torch.rand(batch, 1, *size, generator=generator) < rate).float()
+    mask[..., 0, 0] = 1
+    maps = None
+    if n_coils:
+        maps = torch.randn(batch, 2 * n_coils, *size, generator=generator)
+        maps = maps / maps.square().sum(1, keepdim=True).sqrt()
+    return x, normal_channels(x, mask, maps, False, "fft"), mask, maps
+
+
+# The layer
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_fourier_branch_of_identities_is_the_identity(size, monkeypatch):
+    layer = SpatialFourierLayer(4)
+    layer.fourier.first.data = layer.fourier.second.data = torch.eye(8)
+    monkeypatch.setattr(layer.fourier, "activate", lambda spectrum: spectrum)
+    z = torch.randn(2, 4, *size)
+    assert torch.allclose(layer.far(z, torch.eye(4)), z, atol=1e-5)
+    assert torch.allclose(layer.far(z, torch.eye(4), "matmul"), z, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [False, True])
+def test_layer_equals_its_formula(mode, size, scale):
+    # The layer multiplies the fusing convolution into its branches; here the formula is followed step by step.
+    layer = scaled_up(SpatialFourierLayer(3, mode))
+    z, gamma = torch.randn(2, 3, *size), torch.randn(3)
+    near = conv2d(z, layer.near_weight, layer.near_bias, padding=1)
+    spectrum = torch.fft.rfft2(z, norm="ortho")
+    if mode == "crelu":
+        stacked = torch.cat([spectrum.real, spectrum.imag], 1)
+        stacked = torch.einsum("ij,bjhw->bihw", layer.fourier.first, stacked)
+        stacked = torch.where(stacked > 0, stacked, 0.1 * stacked)
+        stacked = torch.einsum("ij,bjhw->bihw", layer.fourier.second, stacked)
+        spectrum = torch.complex(*stacked.chunk(2, 1))
+    else:
+        first, second = torch.complex(*layer.fourier.first), torch.complex(*layer.fourier.second)
+        spectrum = torch.einsum("ij,bjhw->bihw", first, spectrum)
+        gate = (spectrum.abs() - layer.fourier.threshold.abs()[:, None, None]).relu()
+        spectrum = torch.polar(gate, spectrum.angle())
+        spectrum = torch.einsum("ij,bjhw->bihw", second, spectrum)
+    far = torch.fft.irfft2(spectrum, s=size, norm="ortho")
+    fused = conv2d(torch.cat([near, far], 1), layer.fuse_weight[:, :, None, None], layer.fuse_bias)
+    if scale:
+        fused = fused * gamma[:, None, None]
+    assert torch.allclose(layer(z, "fft", gamma if scale else None), fused, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients_equal_those_of_the_plain_transform(mode, size):
+    # Our derivative of the transform is written out; the matmul back end is differentiated by autograd.
+    layer = scaled_up(SpatialFourierLayer(3, mode))
+    z, weight = torch.randn(2, 3, *size, requires_grad=True), torch.randn(2, 3, *size)
+    inputs = [z, *layer.parameters()]
+    fast = torch.autograd.grad((layer(z, "fft") * weight).sum(), inputs)
+    slow = torch.autograd.grad((layer(z, "matmul") * weight).sum(), inputs)
+    for a, b in zip(fast, slow, strict=True):
+        assert torch.allclose(a, b, atol=1e-4 * max(1, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_layer_sees_the_whole_image_by_its_nonlinearity_alone(mode, monkeypatch):
+    torch.manual_seed(0)
+    layer = SpatialFourierLayer(4, mode).double()
+
+    def seen() -> int:
+        z = torch.randn(1, 4, 30, 44, dtype=torch.float64, requires_grad=True)
+        far = layer._far(z, torch.eye(4, dtype=torch.float64), "fft")
+        far[0, 0, 11, 20].backward()
+        return int((z.grad.abs().sum(1) > 1e-9).sum())
+
+    assert seen() == 30 * 44
+    monkeypatch.setattr(layer.fourier, "activate", lambda spectrum: spectrum)
+    assert seen() < 30 * 44 / 10
+
+
+def shift_error(mode: str, width: int = 15) -> float:
+    layer = scaled_up(SpatialFourierLayer(4, mode), gain=2)
+    z = torch.randn(2, 4, 12, width)
+    shifted = layer.far(torch.roll(z, (3, 5), (2, 3)), torch.eye(4))
+    return relative(shifted, torch.roll(layer.far(z, torch.eye(4)), (3, 5), (2, 3)))
+
+
+@pytest.mark.parametrize("width", [15, 14])
+def test_modrelu_commutes_with_circular_shifts(width):
+    assert shift_error("modrelu", width) < 1e-5
+
+
+def test_crelu_does_not_commute_with_circular_shifts():
+    assert shift_error("crelu") > 0.1
+
+
+def test_half_spectrum_keeps_the_energy():
+    z = torch.randn(2, 3, 10, 9)
+    re, im = rfft2_real(z)
+    weight = torch.tensor([1.0] + [2.0] * 4)
+    assert torch.isclose(((re**2 + im**2) * weight).sum(), (z**2).sum(), rtol=1e-5)
+
+
+def test_layer_without_biases_is_positively_homogeneous():
+    layer = scaled_up(SpatialFourierLayer(4))
+    layer.near_bias.data.zero_()
+    layer.fuse_bias.data.zero_()
+    z = torch.randn(1, 4, 9, 8)
+    assert relative(layer(7.5 * z), 7.5 * layer(z)) < 1e-5
+    assert relative(layer(-z), -layer(z)) > 0.01
+
+
+def test_block_is_its_formula():
+    block = scaled_up(SpatialFourierResidualBlock(4))
+    z = torch.randn(2, 4, 8, 9)
+    inner_features = block.first(z)
+    inner_features = torch.where(inner_features > 0, inner_features, 0.1 * inner_features)
+    expected = z + block.scale[:, None, None] * block.second(inner_features)
+    assert torch.allclose(block(z), expected, atol=1e-5)
+
+
+def test_numbers_of_parameters():
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    assert count(SpatialFourierLayer(64)) == 77_952
+    assert count(CLGNet()) == count(CLGNet(preset="paper")) == count(CLGNet(channels=64, n_cascades=5, n_blocks=4))
+    assert count(CLGNet()) == 5 * (4 * (2 * 77_952 + 64) + 64 * 64 * 9 + 64 + 2 * 2 * 64 * 9 + 64 + 2 + 1)
+    assert count(CLGNet(preset="small")) < count(CLGNet(preset="base")) < count(CLGNet())
+
+
+# Data consistency
+
+
+@pytest.mark.parametrize("n_coils", [0, 3])
+def test_operator_is_self_adjoint_and_a_contraction(n_coils):
+    x, _, mask, maps = sample(n_coils=n_coils)
+
+    def normal(z):
+        return normal_channels(z, mask, maps, False, "fft")
+
+    assert_adjoint(normal, normal, x, x)
+    assert_contraction(normal, x)
+    assert inner(x, normal(x)) > 0
+
+
+@pytest.mark.parametrize("n_coils", [0, 3])
+@pytest.mark.parametrize("dc", ["hard", "soft", "cg"])
+def test_everything_sampled_returns_the_reference(n_coils, dc):
+    net = CLGNet(preset="small", dc=dc)
+    x, _, mask, maps = sample(n_coils=n_coils)
+    everything = torch.ones_like(mask)
+    assert relative(net(x, everything, maps), x) < 1e-5
+    if dc == "hard":  # exact whatever the weights; the others weigh the network's opinion
+        assert relative(scaled_up(net)(x, everything, maps), x) < 1e-3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_hard_consistency_keeps_every_measured_sample(mode):
+    net = scaled_up(CLGNet(preset="small", dc="hard", fourier_mode=mode))
+    _, x0, mask, _ = sample()
+    out = net(x0, mask)
+    assert relative(normal_channels(out, mask, None, False, "fft"), x0) < 1e-5
+    assert relative(out, x0) > 0.1
+    loose = scaled_up(CLGNet(preset="small", dc="none", fourier_mode=mode))(x0, mask)
+    assert relative(normal_channels(loose, mask, None, False, "fft"), x0) > 0.1
+
+
+@pytest.mark.parametrize("dc", ["hard", "soft", "cg", "none"])
+def test_untrained_network_returns_its_input(dc):
+    _, x0, mask, _ = sample()
+    assert torch.allclose(CLGNet(preset="small", dc=dc)(x0, mask), x0, atol=1e-5)
+
+
+def test_soft_consistency_has_a_finite_gradient_of_its_weight():
+    consistency = ChannelDataConsistency("soft", 0.3)
+    x, x0, mask, maps = sample(n_coils=2)
+    consistency(x + 1, x0, mask, maps, "fft").square().sum().backward()
+    gradient = consistency.raw_weight.grad
+    assert torch.isfinite(gradient)
+    assert gradient != 0
+
+
+@pytest.mark.parametrize("n_coils", [0, 3])
+def test_conjugate_gradients_solve_their_equation(n_coils):
+    _, x0, mask, maps = sample(n_coils=n_coils)
+    prior = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+    out = ChannelDataConsistency("cg", 0.5, n_iterations=15)(prior, x0, mask, maps, "fft")
+    left = normal_channels(out, mask, maps, False, "fft") + 0.5 * out
+    assert relative(left, x0 + 0.5 * prior) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "cg"])
+@pytest.mark.parametrize("n_coils", [0, 2])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_consistency_agrees_with_the_centred_complex_one(kind, n_coils, size):
+    from medkit.mri.channels import channels_to_complex
+    from medkit.mri.data_consistency import conjugate_gradient_data_consistency, soft_data_consistency
+
+    x, x0, mask, maps = sample(size, n_coils)
+    ours = ChannelDataConsistency(kind, 0.2, n_iterations=3)(x, x0, mask, maps, "fft")
+    centred = torch.fft.fftshift(mask, dim=(2, 3)) > 0.5
+    z, z0, s = (None if t is None else channels_to_complex(t) for t in (x, x0, maps))
+    if kind == "cg":
+        theirs = conjugate_gradient_data_consistency(z, z0, centred, s, weight=0.2, n_iterations=3)
+    else:
+        theirs = soft_data_consistency(z, z0, centred, s, noise_weight=0.2 if kind == "soft" else 0.0)
+    assert torch.allclose(channels_to_complex(ours), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (9, 7)])
+def test_real_images_use_that_their_kspace_is_hermitian(size):
+    x = torch.randn(2, 1, *size)
+    _, _, mask, _ = sample(size, rate=0.3)
+    kspace = torch.fft.fft2(x, norm="ortho") * mask
+    mirror = [torch.arange(n).neg() % n for n in size]
+    mirrored = mask[:, :, mirror[0]][..., mirror[1]]
+    known = torch.where(mask > 0, kspace, kspace[:, :, mirror[0]][..., mirror[1]].conj())
+    x0, both = symmetrised(torch.fft.ifft2(kspace, norm="ortho").real, mask, "fft")
+    assert torch.equal(both, torch.maximum(mask, mirrored))
+    assert torch.allclose(x0, torch.fft.ifft2(known, norm="ortho").real, atol=1e-5)
+    net = scaled_up(CLGNet(preset="small", in_channels=1, dc="hard"))
+    out = net(torch.fft.ifft2(kspace, norm="ortho").real, mask)
+    assert relative(torch.fft.fft2(out, norm="ortho") * mask, kspace) < 1e-4
+
+
+# The network as a whole
+
+
+@pytest.mark.parametrize("options", [{}, {"fourier_mode": "modrelu"}, {"dc": "cg"}, {"in_channels": 1}])
+@pytest.mark.parametrize("size", [(16, 12), (15, 9)])
+def test_both_back_ends_and_the_script_agree(options, size):
+    net = PackedReconstructor(scaled_up(CLGNet(preset="small", **options))).eval()
+    scripted = torch.jit.script(net)
+    for n_coils in (0,) if "in_channels" in options else (0, 2):
+        _, x0, mask, maps = sample(size, n_coils)
+        image = torch.cat([x0, mask] if maps is None else [x0, mask, maps], 1)
+        net.network.fft_backend = "fft"
+        pred = net(image)
+        assert pred.shape == (2, 2, *size)
+        assert relative(scripted(image), pred) < 1e-6
+        net.network.fft_backend = "matmul"
+        assert relative(net(image), pred) < 1e-4
+
+
+def test_parameters_do_not_depend_on_the_back_end():
+    fft, matmul = CLGNet(preset="small"), CLGNet(preset="small", fft_backend="matmul")
+    assert list(fft.state_dict()) == list(matmul.state_dict())
+    matmul.load_state_dict(fft.state_dict())
+
+
+@pytest.mark.parametrize("n_coils", [0, 2])
+def test_every_parameter_learns(n_coils):
+    net = scaled_up(CLGNet(preset="small", n_blocks=5))
+    _, x0, mask, maps = sample(n_coils=n_coils)
+    net(x0, mask, maps).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_samples_do_not_mix():
+    net = scaled_up(CLGNet(preset="small")).eval()
+    _, x0, mask, maps = sample(n_coils=2, batch=3)
+    together = net(x0, mask, maps)
+    alone = torch.cat([net(x0[i : i + 1], mask[i : i + 1], maps[i : i + 1]) for i in range(3)])
+    assert relative(together, alone) < 1e-4
+    assert_deterministic(lambda: net(x0, mask, maps))
+
+
+def test_empty_coils_change_nothing():
+    # Maps are padded with zero coils to a fixed number; they must not matter.
+    net = scaled_up(CLGNet(preset="small")).eval()
+    _, x0, mask, maps = sample(n_coils=2)
+    padded = torch.cat([maps, torch.zeros_like(maps)], 1)
+    assert relative(net(x0, mask, padded), net(x0, mask, maps)) < 1e-5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bfloat16_autocast_keeps_the_transforms_in_float32(mode):
+    net = scaled_up(CLGNet(preset="small", fourier_mode=mode), gain=0.5).eval()
+    _, x0, mask, _ = sample((368, 320), batch=1)
+    with torch.no_grad():
+        exact = net(x0, mask)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = net(x0, mask)
+    assert mixed.dtype == torch.float32
+    assert 0 < relative(mixed, exact) < 1e-2
+
+
+def test_resolution_transfer():
+    # Weights as after training on one size: the level of a constant phantom must not drift on another.
+    torch.manual_seed(0)
+    net = CLGNet(preset="small").eval()
+    for cascade in net.cascades:
+        torch.nn.init.kaiming_normal_(cascade.tail.weight, a=0.1)
+    levels = []
+    for size in ((80, 80), (160, 92)):
+        x = torch.zeros(1, 2, *size)
+        x[:, 0, size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = 1
+        mask = torch.zeros(1, 1, *size)
+        mask[..., ::2] = 1
+        mask[..., :6] = mask[..., -6:] = 1
+        with torch.no_grad():
+            out = net(normal_channels(x, mask, None, False, "fft"), mask)
+        inside = out[0, 0, size[0] * 3 // 8 : size[0] * 5 // 8, size[1] * 3 // 8 : size[1] * 5 // 8]
+        levels.append(float(inside.mean()))
+    assert levels[1] / levels[0] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_learns_one_image_by_heart(mode):
+    torch.manual_seed(0)
+    row, column = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
+    phantom = (row**2 + (1.3 * column) ** 2 < 0.7).float() - 0.5 * ((row - 0.2) ** 2 + column**2 < 0.08).float()
+    phase = 0.8 * row + 0.5 * column
+    x = torch.stack([phantom * phase.cos(), phantom * phase.sin()])[None]
+    mask = torch.zeros(1, 1, 48, 48)
+    mask[..., ::4] = 1
+    mask[..., :2] = mask[..., -2:] = 1
+    x0 = normal_channels(x, mask, None, False, "fft")
+    net = CLGNet(channels=16, n_cascades=2, n_blocks=1, fourier_mode=mode)
+    optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=300)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = (net(x0, mask) - x).abs().mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+    def psnr(image):
+        return -10 * torch.log10((image - x).square().mean())
+
+    with torch.no_grad():
+        assert psnr(net(x0, mask)) >= psnr(x0) + 8
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: CLGNet(preset="huge"), "'preset' must be one of"),
+        (lambda: CLGNet(n_cascades=0), "'n_cascades' must be at least 1, got 0"),
+        (lambda: CLGNet(in_channels=3), "'in_channels' must be 2"),
+        (lambda: CLGNet(preset="small", dc="best"), "'kind' must be one of"),
+        (lambda: CLGNet(preset="small", cg_iterations=0), "'n_iterations' must be at least 1"),
+        (lambda: CLGNet(preset="small", fft_backend="fftw"), "'fft_backend' must be"),
+        (lambda: CLGNet(preset="small", fourier_mode="relu"), "'fourier_mode' must be one of"),
+        (lambda: SpatialFourierLayer(0), "'channels' must be at least 1"),
+        (lambda: ChannelDataConsistency(noise_weight=0), "'noise_weight' must be positive"),
+        (lambda: CLGNet("small")(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8)), r"'zero_filled' must be \(B, 2"),
+        (lambda: CLGNet("small")(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 8, 1)), r"'mask' must be \(B, 1, H, W\)"),
+        (
+            lambda: CLGNet("small")(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 8, 8), torch.ones(1, 3, 8, 8)),
+            r"'sens_maps' must be \(B, 2 coil",
+        ),
+        (
+            lambda: CLGNet("small", in_channels=1)(*[torch.ones(1, 1, 8, 8)] * 2, torch.ones(1, 2, 8, 8)),
+            "'sens_maps' must be None",
+        ),
+    ],
+)
+def test_errors_say_what_was_wanted(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
