@@ -2,11 +2,11 @@
 
 import math
 
-import laws
 import pytest
 import torch
 
 from medkit.ops import centered_fft, centered_ifft, fft_real, ifft_real, irfft2_real, rfft2_real
+from tests import laws
 
 SIZES = [(8, 8), (6, 10), (7, 9), (6, 5), (1, 1), (1, 4), (230, 18)]
 

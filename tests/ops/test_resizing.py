@@ -1,10 +1,10 @@
 """Crop and pad: adjoint to each other, centred for odd and even sizes, faithful to a band-limited image."""
 
-import laws
 import pytest
 import torch
 
 from medkit.ops import center_crop, center_pad, centered_fft, centered_ifft, kspace_crop, kspace_pad
+from tests import laws
 
 
 @pytest.mark.parametrize(("large", "small"), [((8, 9), (5, 4)), ((7, 8), (4, 8)), ((5, 5), (1, 1)), ((6, 7), (6, 7))])
