@@ -36,6 +36,7 @@ and multi_gpu_train; several are merged in order: `medkit run clgnet train small
 `torchrun --nproc_per_node=2 -m medkit.cli run clgnet multi_gpu_train`.
 """
 _BASES = ("train", "inference")  # configs that stand alone; all others are overlays on train
+_FORMATS = ("torchscript", "onnx")
 _SHOWN = (
     "bundle_root dataset_dir output_dir run_name device max_epochs val_interval batch_size num_workers learning_rate "
     "use_amp seed ckpt_path images"
@@ -110,8 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("rest", nargs=argparse.REMAINDER, metavar="config … --option value …", help="see above")
     add("verify", _verify, "check a bundle's metadata, ids, and network input and output")
-    export = add("export", _export, "export a bundle's network to TorchScript and ONNX")
-    export.add_argument("rest", nargs=argparse.REMAINDER, metavar="--option value …", help="options of medkit.export")
+    export = add("export", _export, "export a bundle's network to TorchScript and ONNX, and check the files against it")
+    export.add_argument("--output_dir", help="where to write model.ts and model.onnx (default: models/ of the bundle)")
+    export.add_argument("--ckpt_path", help="weights (default: models/model.pt of the bundle)")
+    export.add_argument("--formats", nargs="+", choices=_FORMATS, default=_FORMATS, help="default: both")
+    export.add_argument(
+        "--method", choices=("script", "trace"), default="script", help="of TorchScript (default: script)"
+    )
     return parser
 
 
@@ -215,11 +221,31 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     folder = _bundle(options.bundle)
-    import fire
+    weights = Path(options.ckpt_path or folder / "models" / "model.pt")
+    if not weights.is_file():
+        raise CommandError(f"there are no weights at {weights}; train the bundle, or give --ckpt_path")
+    import torch
+    from monai.bundle import ConfigParser
 
-    from medkit.export import export_bundle
+    from medkit.export import to_onnx, to_torchscript
+    from medkit.workflow import example_inputs, report_errors_in_one_line
 
-    fire.Fire(export_bundle, command=[str(folder), *options.rest], name="medkit export")
+    report_errors_in_one_line(always=True)
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    parser.read_meta(folder / "configs" / "metadata.json")
+    parser["bundle_root"] = str(folder)
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    examples, metadata = example_inputs(parser["_meta_"]), parser["_meta_"]
+    output_dir = Path(options.output_dir or folder / "models")
+    reports = []
+    if "torchscript" in options.formats:
+        reports.append(to_torchscript(network, output_dir / "model.ts", examples, options.method, metadata=metadata))
+    if "onnx" in options.formats:
+        reports.append(to_onnx(network, output_dir / "model.onnx", examples, metadata=metadata))
+    for report in reports:
+        _say(f"{report.path}  {report.kind}, differs from the network by at most {max(report.errors.values()):.1e}")
     return 0
 
 

@@ -130,6 +130,27 @@ def test_verify_names_faults(
     assert "7 is not of type 'string'" in capsys.readouterr().out
 
 
+def test_export_writes_checked_files(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra [export]")
+    import torch
+
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 2, "out_channels": 1, "kernel_size": 3}
+    (bundle / "configs" / "inference.json").write_text(json.dumps({"bundle_root": ".", "network_def": network}))
+    image = {"num_channels": 2, "spatial_shape": ["*", "*"], "dtype": "float32"}
+    change_metadata(bundle, network_data_format={"inputs": {"image": image}})
+    assert main(["export", "tiny"]) == 2
+    assert "there are no weights at" in capsys.readouterr().err
+    weights = tmp_path / "weights.pt"
+    torch.save(torch.nn.Conv2d(2, 1, 3).state_dict(), weights)
+    assert main(["export", "tiny", "--ckpt_path", str(weights)]) == 0
+    assert capsys.readouterr().out.count("differs from the network by at most") == 2
+    loaded = torch.jit.load(bundle / "models" / "model.ts")
+    state = torch.load(weights, weights_only=True)
+    ones = torch.ones(1, 2, 3, 3)
+    torch.testing.assert_close(loaded(ones).flatten(), (state["weight"].sum() + state["bias"]))
+    assert (bundle / "models" / "model.onnx").stat().st_size > 0
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     for word, shown in (("--version", medkit.__version__), ("--help", "medkit run clgnet train --max_epochs 3")):
         with pytest.raises(SystemExit, match="0"):

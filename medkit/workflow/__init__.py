@@ -9,7 +9,7 @@ from medkit.workflow.progress import ProgressBar, is_shown
 from medkit.workflow.records import MetricsWriter, save_config_copy, write_metrics
 from medkit.workflow.resuming import Resume
 from medkit.workflow.seeding import SeedEachEpoch, epoch_seed
-from medkit.workflow.verification import verify_bundle
+from medkit.workflow.verification import example_inputs, verify_bundle
 
 __all__ = [
     "MetricsWriter",
@@ -21,6 +21,7 @@ __all__ = [
     "check_knobs",
     "check_overrides",
     "epoch_seed",
+    "example_inputs",
     "is_shown",
     "report_errors_in_one_line",
     "save_config_copy",

@@ -13,7 +13,15 @@ from types import TracebackType
 from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_DOOR_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
+_DOOR_ERRORS = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    ImportError,
+)
 _FILE_ERRORS = (FileNotFoundError, NotADirectoryError, PermissionError)
 _COMMANDS = ("monai.bundle.__main__", "medkit.cli")
 # A door's message opens with its function, "check_knobs: …"; what Python itself says inside medkit is a defect.
@@ -32,8 +40,8 @@ def user_message(error: BaseException) -> str | None:
         error: what was caught.
 
     Returns:
-        The message of the first ``ValueError``, ``TypeError``, ``ImportError`` or file error in the chain that medkit
-        raised with a message of the form ``function: …``, or of a missing or closed file that medkit wanted to open.
+        The message of the first error in the chain that medkit raised with a message of the form ``function: …`` (an
+        error of value, type, import, file or run time), or of a missing or closed file that medkit wanted to open.
 
     Example:
         >>> user_message(RuntimeError("a defect")) is None

@@ -1,15 +1,18 @@
-"""Verification of a bundle: its metadata, the ids it must have, and what its network takes and gives."""
+"""Verification of a bundle: its metadata, the ids that it must have, and what its network takes and gives."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+from monai.bundle.scripts import _get_fake_spatial_shape
+from torch import Tensor
 
 _PROPERTIES: dict[str, dict[Any, Any]] = {
     "train": {**TrainProperties, **MetaProperties},
@@ -51,6 +54,38 @@ def verify_bundle(
             missing = sorted(id for id in wanted if id not in parser)
             yield f"ids of {name}.json", f"missing: {', '.join(missing)}".replace("::", "#") if missing else None
     yield "network input and output", _network_fault(configs, Path(bundle_root))
+
+
+def example_inputs(metadata: Mapping[str, Any], seed: int = 0) -> list[Tensor]:
+    """Make inputs of the form that a bundle's metadata promises for its network.
+
+    Args:
+        metadata: content of ``metadata.json``; ``network_data_format#inputs#image`` is read.
+        seed: of the values.
+
+    Returns:
+        Tensors ``(1, num_channels, *spatial_shape)`` with values in [0, 1): one, or two of different size when the
+        metadata leaves the size open (``"*"`` becomes 32 and 40, ``n`` becomes 2 and 3, ``p`` becomes 5 and 6).
+
+    Raises:
+        ValueError: if the metadata does not describe the input.
+
+    Example:
+        >>> image = {"num_channels": 3, "spatial_shape": ["*", "8*n"], "dtype": "float32"}
+        >>> [tuple(x.shape) for x in example_inputs({"network_data_format": {"inputs": {"image": image}}})]
+        [(1, 3, 32, 16), (1, 3, 40, 24)]
+    """
+    image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+    lacking = [key for key in ("num_channels", "spatial_shape", "dtype") if key not in image]
+    if lacking:
+        raise ValueError(f"example_inputs: 'metadata' must give {lacking} of network_data_format#inputs#image")
+    sizes = [
+        _get_fake_spatial_shape(image["spatial_shape"], p=p, n=n, any=any) for p, n, any in ((5, 2, 32), (6, 3, 40))
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    dtype = getattr(torch, image["dtype"])
+    shapes = dict.fromkeys((1, image["num_channels"], *size) for size in sizes)
+    return [torch.rand(shape, generator=generator).to(dtype) for shape in shapes]
 
 
 def _metadata_fault(metadata: Path, schema: Path | None) -> str | None:
