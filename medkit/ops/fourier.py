@@ -127,9 +127,11 @@ def centered_ifft(kspace: Tensor, spatial_dims: int = 2, backend: str = "fft") -
 def _dft_pair(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine matrices (n, n) of the orthonormal transform; angles reduced to one turn before rounding."""
     index = torch.arange(n, device=like.device)
-    phase = torch.remainder(index.unsqueeze(1) * index.unsqueeze(0), n).to(torch.float64) * (2.0 * math.pi / n)
-    angle = phase.to(torch.float32)
-    scale = 1.0 / math.sqrt(n)
+    # The size as a tensor, and a floor in double precision for the remainder: ONNX then takes sizes known at run time.
+    size = torch.full([], n, dtype=torch.float64, device=like.device)
+    turns = (index.unsqueeze(1) * index.unsqueeze(0)).to(torch.float64) / size
+    angle = ((turns - torch.floor(turns)) * (2.0 * math.pi)).to(torch.float32)
+    scale = torch.rsqrt(size).to(torch.float32)
     return torch.cos(angle) * scale, torch.sin(angle) * scale
 
 
@@ -239,7 +241,7 @@ def irfft2_real(re: Tensor, im: Tensor, height: int, width: int, backend: str = 
         cos, sin = _dft_pair(width, re)
         index = torch.arange(half, device=re.device)
         # Every column but the first (and the last, of an even width) stands for itself and its mirror image.
-        alone = (torch.remainder(2 * index, width) == 0).to(re.dtype)
+        alone = (index * (2 * index - width) == 0).to(re.dtype)
         weight = (2.0 - alone).unsqueeze(1)
         return re @ (cos[:half] * weight) - im @ (sin[:half] * weight)
     return torch.fft.irfftn(torch.complex(re, im), s=[height, width], dim=[-2, -1], norm="ortho")
