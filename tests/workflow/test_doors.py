@@ -82,8 +82,9 @@ def test_notebooks_and_tests_keep_their_hook() -> None:
 def test_debug_shows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setenv("MEDKIT_DEBUG", "1")
+    before = sys.excepthook
     assert not report_errors_in_one_line(always=True)
-    assert sys.excepthook is sys.__excepthook__
+    assert sys.excepthook is before
 
 
 def test_hook_and_log(
