@@ -156,7 +156,10 @@ class Resume:
             self.evaluator.state.best_metric_epoch = state["_best"]["epoch"]
         if getattr(engine, "scaler_", None) is not None and "_scaler" in state:
             engine.scaler_.load_state_dict(state["_scaler"])
-        self._say(engine)
+        if idist.get_rank() == 0:
+            self._say(engine)
+        if engine.state.max_epochs is not None:
+            engine.state.epoch = min(engine.state.epoch, engine.state.max_epochs)  # the engine's loop ends at equality
 
     def _say(self, engine: Engine) -> None:
         epoch, last = engine.state.epoch, engine.state.max_epochs
@@ -165,7 +168,6 @@ class Resume:
                 f"{self.run_dir}: this run is finished ({epoch} of {last} epochs), nothing is left to train; "
                 "raise max_epochs to train on, or choose another run_name."
             )
-            engine.state.epoch = last  # the loop of the engine ends at equality
         else:
             logger.info(f"{self.run_dir}: resumed after epoch {epoch} of {last}.")
 
