@@ -1,0 +1,99 @@
+"""Facts from the ISMRMRD header that fastMRI files carry: matrix sizes, fields of view, voxel spacing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+MAX_BYTES = 1 << 22
+SPACES = {"encoded": "encodedSpace", "recon": "reconSpace"}
+TEXTS = {
+    "field_strength_t": ("acquisitionSystemInformation/systemFieldStrength_T", float),
+    "vendor": ("acquisitionSystemInformation/systemVendor", str),
+    "sequence": ("measurementInformation/protocolName", str),
+}
+
+
+def parse_ismrmrd_header(xml: str | bytes) -> dict[str, Any]:
+    """Read what is there of an ISMRMRD header; what is missing or not a number is left out.
+
+    Args:
+        xml: the header's text.
+
+    Returns:
+        Of these what the header tells: ``encoded_matrix``, ``recon_matrix`` (x, y, z) in samples, ``encoded_fov_mm``,
+        ``recon_fov_mm`` (x, y, z) in mm, ``field_strength_t`` in T, ``vendor``, ``sequence``. x is the readout.
+
+    Raises:
+        ValueError: if it is not XML, too large, or declares entities.
+
+    Example:
+        >>> parse_ismrmrd_header("<ismrmrdHeader/>")
+        {}
+    """
+    text = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
+    if len(text) > MAX_BYTES or "<!ENTITY" in text or "<!DOCTYPE" in text:
+        raise ValueError("parse_ismrmrd_header: the header must be plain XML of at most 4 MiB without declarations")
+    try:
+        root = ElementTree.fromstring(text.strip("\0 \n\r\t"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"parse_ismrmrd_header: the header must be XML ({error})") from error
+    facts: dict[str, Any] = {}
+    for name, tag in SPACES.items():
+        space = f"encoding/{tag}"
+        matrix = _triple(root, f"{space}/matrixSize")
+        if matrix is not None:
+            facts[f"{name}_matrix"] = tuple(int(n) for n in matrix)
+        fov = _triple(root, f"{space}/fieldOfView_mm")
+        if fov is not None:
+            facts[f"{name}_fov_mm"] = fov
+    for name, (path, kind) in TEXTS.items():
+        element = _find(root, path)
+        try:
+            if element is not None and element.text:
+                facts[name] = kind(element.text.strip())
+        except ValueError:
+            continue
+    return facts
+
+
+def spacing_affine(facts: dict[str, Any], matrix: tuple[int, int], space: str) -> np.ndarray | None:
+    """Make an affine from the field of view: axes as stored, first row and column at the origin, RAS, mm.
+
+    fastMRI stores no orientation: rows run along the readout (x), columns along the phase encoding (y). Zero padding
+    keeps the field of view, so that the spacing is field of view / stored samples. The third spacing is the slice
+    thickness; a gap between slices is not in the header.
+
+    Args:
+        facts: of :func:`parse_ismrmrd_header`.
+        matrix: stored height and width.
+        space: ``"encoded"`` for k-space, ``"recon"`` for reconstructed images.
+
+    Returns:
+        ``(4, 4)`` float64, or ``None`` where the field of view is not known.
+    """
+    fov = facts.get(f"{space}_fov_mm")
+    if fov is None:
+        return None
+    n_partitions = max(1, facts.get(f"{space}_matrix", (1, 1, 1))[2])
+    return np.diag([fov[0] / matrix[0], fov[1] / matrix[1], fov[2] / n_partitions, 1.0])
+
+
+def _find(root: ElementTree.Element, path: str) -> ElementTree.Element | None:
+    return root.find("/".join(f"{{*}}{tag}" for tag in path.split("/")))
+
+
+def _triple(root: ElementTree.Element, path: str) -> tuple[float, float, float] | None:
+    element = _find(root, path)
+    if element is None:
+        return None
+    try:
+        values = [float(element.findtext(f"{{*}}{axis}", "")) for axis in "xyz"]
+    except ValueError:
+        return None
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        return None
+    return values[0], values[1], values[2]

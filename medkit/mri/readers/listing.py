@@ -1,0 +1,262 @@
+"""Lists of exams or slices: from a folder, a file, a datalist or the simulated cohort, by split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import medkit.data
+from medkit.data import keys as names
+from medkit.mri.readers.opening import SUFFIXES, file_stem, file_suffix, open_acquisition
+from medkit.mri.readers.slice_signal import central_slices, slices_with_signal
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Shares of a folder without sub-folders for the splits, in percent of the hash's range.
+TRAIN_PERCENT, VALIDATION_PERCENT = 80, 10
+COHORT_SUBJECTS = {"train": 40, "validation": 8, "test": 8}
+
+
+def acquisition_list(
+    dataset_dir: str | os.PathLike[str] | None = None,
+    split: str = "all",
+    cohort: Any = None,
+    per: str = "slice",
+    contrast: str = "t2",
+    pattern: str | Sequence[str] = "*",
+    subject: str | None = None,
+    central_fraction: float = 1.0,
+    min_signal: float = 0.0,
+    key: str | None = None,
+    axes: str | None = None,
+    slice_axis: int = 2,
+    domain: str | None = None,
+) -> list[dict[str, Any]]:
+    r"""List the exams, or their slices, of a split.
+
+    * ``dataset_dir`` ``None``: the volumes of ``contrast`` of the simulated cohort.
+    * A file: that file, whatever the split.
+    * A ``.json``: a datalist, ``{"train": [{"path": ..., "case": ...}, ...], ...}``; its paths are relative to it.
+    * A folder: its files of the kinds that :func:`open_acquisition` reads, at any depth, without hidden ones. If it
+      has sub-folders named for splits (``train``, ``validation`` or ``val``, ``test``, also as in
+      ``multicoil_train``), those; otherwise each file goes by a hash of its name: 80 % train, 10 % validation, 10 %
+      test. A file keeps its split when others come or go.
+
+    Args:
+        dataset_dir: folder, file, datalist, or ``None``.
+        split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
+        cohort: a :class:`medkit.data.BrainCohort` for ``dataset_dir=None``; ``None`` makes one of the split.
+        per: ``"slice"`` for an entry per slice, ``"volume"`` for one per exam.
+        contrast: image of the simulated cohort: ``"t1"``, ``"t2"``, ``"pd"`` or ``"flair"``.
+        pattern: file names to keep, e.g. ``"*-T2.nii.gz"``, or several such.
+        subject: regular expression; what it finds in a file's name (its first group, if it has one) is hashed in place
+            of the whole name, so that all exams of a subject fall into one split: ``r"IXI\d+"``.
+        central_fraction: share of each exam's slices to keep, around the middle one, above 0 to 1.
+        min_signal: keep slices whose root mean square is at least this share of that of the exam's strongest slice, 0
+            to 1. Above 0, each exam is read once; what was found is kept in ``$MEDKIT_CACHE``.
+        key: as for :func:`open_acquisition`, like the arguments that follow; needed here to count slices.
+        axes: names of the array's axes.
+        slice_axis: for volumes, the axis that counts the slices.
+        domain: ``"kspace"`` or ``"image"``.
+
+    Returns:
+        Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam) and, per slice, ``i_slice``
+        (int), sorted by case and slice.
+
+    Raises:
+        FileNotFoundError: if ``dataset_dir`` does not exist.
+        ValueError: if an argument is out of its range, the folder holds no supported file, the split is empty, or a
+            file cannot be opened.
+
+    Example:
+        >>> acquisition_list("fastMRI/", "validation")[0]
+        {'path': '/data/fastMRI/multicoil_val/file1000000.h5', 'case': 'file1000000', 'i_slice': 0}
+    """
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"acquisition_list: 'split' must be {', '.join(SPLITS)} or all, got {split!r}")
+    if per not in ("slice", "volume"):
+        raise ValueError(f"acquisition_list: 'per' must be 'slice' or 'volume', got {per!r}")
+    if not 0 < central_fraction <= 1 or not 0 <= min_signal <= 1:
+        raise ValueError(
+            "acquisition_list: 'central_fraction' must be above 0 to 1 and 'min_signal' 0 to 1, got "
+            f"{central_fraction} and {min_signal}"
+        )
+    if dataset_dir is None:
+        exams = _of_cohort(cohort, split, contrast)
+    else:
+        exams = _of_path(Path(dataset_dir), split, [pattern] if isinstance(pattern, str) else list(pattern), subject)
+    if per == "volume":
+        return exams
+    options: dict[str, Any] = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain}
+    entries = []
+    for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
+        opened = open_acquisition(exam[names.PATH], **options)
+        kept = central_slices(opened.n_slices, central_fraction)
+        if min_signal > 0:
+            strong = slices_with_signal(opened, min_signal, options)
+            kept = [i for i in kept if i in strong]
+        entries += [{**exam, names.I_SLICE: i} for i in kept]
+    if not entries:
+        raise ValueError(
+            f"acquisition_list: no slice of {len(exams)} exams has a signal of {min_signal} in the central "
+            f"{central_fraction} of its slices; lower 'min_signal' or raise 'central_fraction'"
+        )
+    return entries
+
+
+def _of_cohort(cohort: Any, split: str, contrast: str) -> list[dict[str, Any]]:
+    if cohort is None:
+        wanted = SPLITS if split == "all" else (split,)
+        cohorts = [medkit.data.BrainCohort(COHORT_SUBJECTS[one], split=one) for one in wanted]
+    else:
+        cohorts = [cohort]
+        own = getattr(cohort, "split", split)
+        if split not in (own, "all"):
+            raise ValueError(
+                f"acquisition_list: 'cohort' is the {own} split, but 'split' is {split!r}; make a cohort of that split"
+            )
+    entries = []
+    for entry in [entry for one in cohorts for entry in one.datalist()]:
+        if contrast not in entry:
+            known = sorted(set(entry) - {names.CASE})
+            raise ValueError(f"acquisition_list: 'contrast' must be one of {known} for this cohort, got {contrast!r}")
+        entries.append({names.PATH: str(entry[contrast]), names.CASE: entry[names.CASE]})
+    return sorted(entries, key=lambda entry: entry[names.CASE])
+
+
+def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -> list[dict[str, Any]]:
+    path = path.expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"acquisition_list: 'dataset_dir' must be a folder or a file, there is none at {path}")
+    path = path.resolve()
+    if path.is_file():
+        if path.suffix.lower() == ".json":
+            return _of_datalist(path, split)
+        return [{names.PATH: str(path), names.CASE: file_stem(path)}]
+    folders = [(folder, _split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    marked = [(folder, of) for folder, of in folders if of is not None]
+    if split == "all" or not marked:
+        return _split_by_hash(path, _cases(path, _files(path, [path], patterns)), split, subject)
+    chosen = [folder for folder, of in marked if of == split]
+    if not chosen:
+        raise ValueError(
+            f"acquisition_list: {path} must have a sub-folder for the split '{split}', it has "
+            f"{', '.join(folder.name for folder, _ in marked)}; add one, or pass split='all' or one of the sub-folders"
+        )
+    return _cases(path, _files(path, chosen, patterns))
+
+
+def _split_of_folder(folder: Path) -> str | None:
+    return SPLIT_WORDS.get(re.split(r"[_-]", folder.name.lower())[-1])
+
+
+def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
+    found = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(root).parts)]
+    supported = [file for file in found if file_suffix(file)]
+    kept = sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
+    if kept:
+        return kept
+    where = ", ".join(str(folder) for folder in folders)
+    if supported:
+        raise ValueError(
+            f"acquisition_list: 'pattern' {patterns} must fit a file in {where}, it fits none of {len(supported)} such "
+            f"as {supported[0].name}"
+        )
+    suffixes = Counter("".join(file.suffixes[-2:]) or file.name for file in found)
+    kinds = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(5)) or "no file"
+    raise ValueError(
+        f"acquisition_list: {where} must hold files of {', '.join(SUFFIXES)}, it holds {kinds}; convert them, or pass "
+        "another folder"
+    )
+
+
+def _cases(root: Path, files: list[Path]) -> list[dict[str, Any]]:
+    """Name each file by its stem; where stems repeat by its path below ``root``; where those repeat with the suffix."""
+    stems = Counter(file_stem(file) for file in files)
+    paths = Counter(_path_name(root, file) for file in files)
+    entries = []
+    for file in files:
+        case = file_stem(file)
+        if stems[case] > 1:
+            case = _path_name(root, file)
+            if paths[case] > 1:
+                case += file_suffix(file).replace(".", "-")
+        entries.append({names.PATH: str(file), names.CASE: case})
+    return sorted(entries, key=lambda entry: entry[names.CASE])
+
+
+def _path_name(root: Path, file: Path) -> str:
+    return "-".join((*file.relative_to(root).parts[:-1], file_stem(file)))
+
+
+def _split_by_hash(root: Path, entries: list[dict[str, Any]], split: str, subject: str | None) -> list[dict[str, Any]]:
+    if split == "all":
+        return entries
+    chosen = [entry for entry in entries if split_of_name(_subject(entry, subject)) == split]
+    if not chosen:
+        raise ValueError(
+            f"acquisition_list: none of the {len(entries)} exams in {root} falls into the split '{split}' by the hash "
+            "of its name; sort them into sub-folders train, validation and test, write a datalist, or pass split='all'"
+        )
+    return chosen
+
+
+def _subject(entry: dict[str, Any], subject: str | None) -> str:
+    case = str(entry[names.CASE])
+    if subject is None:
+        return case
+    found = re.search(subject, case)
+    if found is None:
+        raise ValueError(
+            f"acquisition_list: 'subject' must be found in each file's name, {subject!r} is not in {case!r}"
+        )
+    return found.group(1) if found.re.groups else found.group()
+
+
+def split_of_name(name: str) -> str:
+    """Return the split of a name by its hash alone: 80 % ``train``, 10 % ``validation``, 10 % ``test``."""
+    percent = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big") % 100
+    if percent < TRAIN_PERCENT:
+        return "train"
+    return "validation" if percent < TRAIN_PERCENT + VALIDATION_PERCENT else "test"
+
+
+def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
+    wanted = f'{{"{split if split != "all" else "train"}": [{{"path": ..., "case": ...}}]}}'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"acquisition_list: {path} must be a datalist {wanted}, it is no JSON ({error})") from error
+    lists = content if isinstance(content, dict) else {}
+    chosen = [lists.get(one) for one in (SPLITS if split == "all" else (split,)) if one in lists]
+    entries = [entry for one in chosen if isinstance(one, list) for entry in one]
+    if not entries or not all(isinstance(entry, dict) and isinstance(entry.get(names.PATH), str) for entry in entries):
+        raise ValueError(
+            f"acquisition_list: {path} must be a datalist {wanted}, it has {sorted(lists)}; write it again"
+        )
+    files = [(path.parent / entry[names.PATH]).resolve() for entry in entries]
+    found = [
+        {names.PATH: str(file), names.CASE: str(entry.get(names.CASE) or file_stem(file))}
+        for file, entry in zip(files, entries, strict=True)
+    ]
+    repeated = [case for case, n in Counter(entry[names.CASE] for entry in found).items() if n > 1]
+    if repeated:
+        raise ValueError(f"acquisition_list: each case of {path} must have one name, {repeated[0]!r} is there twice")
+    return sorted(found, key=lambda entry: entry[names.CASE])

@@ -1,0 +1,93 @@
+"""The transform that loads an exam, or one slice of it, into a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from medkit.data import keys as names
+from medkit.mri.readers.acquisition import KSPACE, Acquisition
+from medkit.mri.readers.caching import EXAMS
+from medkit.mri.readers.opening import open_acquisition
+
+
+class LoadAcquisitiond(MapTransform):
+    """Load a slice, or the whole exam, of the file that a key names.
+
+    Reads ``path`` (the key that ``keys`` says) and, where it is there, ``i_slice``: with it one slice is read from
+    disk, without it the whole exam. Writes, of the keys of :mod:`medkit.data.keys`:
+
+    * ``kspace`` complex64 ``(coil, H, W[, S])``, or ``magnitude`` float32 ``(1, H, W[, S])``, as the file holds;
+    * ``case``, the file's name without suffixes, unless it is there already;
+    * ``affine`` float64 ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm, of the slice or of the exam;
+    * ``mask`` bool ``(1, 1 or H, W[, 1])``, only if the exam itself is under-sampled.
+
+    Not invertible. Handles stay open in each worker for the next item, and are never carried to another process.
+
+    Args:
+        keys: the key of the path: one.
+        key: as for :func:`open_acquisition`, like the other arguments.
+        axes: names of the array's axes.
+        slice_axis: for volumes, the axis that counts the slices.
+        domain: ``"kspace"`` or ``"image"``.
+        centred: whether the zero frequency of stored k-space is at index ``n // 2``.
+        allow_missing_keys: whether a dictionary without the key passes unchanged.
+
+    Raises:
+        ValueError: if ``keys`` are several; on a call, if the file cannot be read, see :func:`open_acquisition`.
+        FileNotFoundError: on a call, if there is no such file.
+
+    Example:
+        >>> LoadAcquisitiond()({"path": "file1000001.h5", "i_slice": 7})["kspace"].shape
+        torch.Size([16, 640, 368])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = names.PATH,
+        key: str | None = None,
+        axes: str | None = None,
+        slice_axis: int = 2,
+        domain: str | None = None,
+        centred: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(
+                f"LoadAcquisitiond: 'keys' must be one key of a path, got {self.keys}; use one transform each"
+            )
+        self.options = (key, axes, slice_axis, domain, centred)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with what was read; see the class."""
+        d = dict(data)
+        for path in self.key_iterator(d):
+            exam = self._open(d[path])
+            if names.I_SLICE in d:
+                i_slice = int(d[names.I_SLICE])
+                image = exam.read_slice(i_slice)
+                affine = exam.slice_affine(i_slice)
+                mask = exam.mask_of(image) if exam.kind == KSPACE else None
+                if mask is None and exam.kind == KSPACE and not bool(image[0].any()) and not bool(image.any()):
+                    mask = exam.file_mask  # an empty slice tells nothing of how it was sampled
+            else:
+                image, affine, mask = exam.read_volume(), exam.affine, exam.file_mask
+                mask = None if mask is None else mask[..., None]
+            d[names.KSPACE if exam.kind == KSPACE else names.MAGNITUDE] = image
+            d[names.AFFINE] = torch.from_numpy(affine.copy())
+            d.setdefault(names.CASE, exam.name)
+            if mask is not None:
+                d[names.MASK] = mask.clone()
+        return d
+
+    def _open(self, path: Any) -> Acquisition:
+        file = Path(path)
+        if not file.is_file():
+            return open_acquisition(file, *self.options)  # raises, with the reason
+        return EXAMS.get(file, self.options, lambda: open_acquisition(file, *self.options))

@@ -1,0 +1,60 @@
+"""Which slices of an exam are worth training on: near the middle, and not empty."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medkit.mri.readers.acquisition import Acquisition
+from medkit.mri.readers.caching import file_stamp
+from medkit.workflow import atomic_path
+
+logger = logging.getLogger(__name__)
+
+
+def central_slices(n_slices: int, fraction: float) -> list[int]:
+    """Return the indices of the central share of a stack; at least one."""
+    n_kept = max(1, round(n_slices * fraction))
+    first = (n_slices - n_kept) // 2
+    return list(range(first, first + n_kept))
+
+
+def slices_with_signal(exam: Acquisition, min_signal: float, options: dict[str, Any]) -> set[int]:
+    """Return the slices whose root mean square is at least ``min_signal`` times that of the strongest one.
+
+    Args:
+        exam: the exam; it is read through, unless that was done before.
+        min_signal: share of the strongest slice's, 0 to 1.
+        options: how the exam was opened; part of the name under which the result is kept.
+
+    Returns:
+        Indices of slices.
+    """
+    signal = _kept_signal(exam, options)
+    strongest = max(signal)
+    return {i for i, one in enumerate(signal) if strongest > 0 and one >= min_signal * strongest}
+
+
+def _kept_signal(exam: Acquisition, options: dict[str, Any]) -> list[float]:
+    identity = json.dumps([str(exam.path), *file_stamp(exam.path), sorted(options.items())])
+    folder = Path(os.environ.get("MEDKIT_CACHE") or Path.home() / ".cache" / "medkit") / "slice_signal"
+    kept = folder / f"{hashlib.sha256(identity.encode('utf-8')).hexdigest()[:24]}.json"
+    try:
+        signal = json.loads(kept.read_text(encoding="utf-8"))
+        if isinstance(signal, list) and len(signal) == exam.n_slices:
+            return signal
+    except (OSError, ValueError):
+        pass
+    signal = [float(torch.linalg.vector_norm(exam.read_slice(i))) for i in range(exam.n_slices)]
+    try:
+        with atomic_path(kept) as temporary:
+            temporary.write_text(json.dumps(signal), encoding="utf-8")
+    except OSError as error:
+        logger.warning("The signal of the slices of %s cannot be kept in %s: %s", exam.path, folder, error)
+    return signal
