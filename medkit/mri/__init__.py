@@ -10,29 +10,72 @@ from medkit.mri.channels import (
     unpack_reconstruction,
 )
 from medkit.mri.clgnet import CLGNet, SpatialFourierLayer, SpatialFourierResidualBlock
+from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares, sense_combine
+from medkit.mri.data_consistency import (
+    ConjugateGradientDataConsistency,
+    HardDataConsistency,
+    SoftDataConsistency,
+    conjugate_gradient_data_consistency,
+    hard_data_consistency,
+    soft_data_consistency,
+)
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
 from medkit.mri.losses import ContrastiveReconstructionLoss
+from medkit.mri.masks import (
+    EquispacedMask,
+    FileMask,
+    GaussianMask,
+    GaussianMask2D,
+    PoissonDiscMask,
+    RadialMask,
+    RandomMask,
+    SamplingMask,
+    actual_acceleration,
+)
+from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
 
 __all__ = [
     "Acquisition",
     "CLGNet",
+    "CartesianOperator",
+    "ConjugateGradientDataConsistency",
     "ContrastiveReconstructionLoss",
+    "EquispacedMask",
     "FeatureExtractor",
+    "FileMask",
+    "GaussianMask",
+    "GaussianMask2D",
     "GradientFeatures",
+    "HardDataConsistency",
     "LoadAcquisitiond",
     "PackedReconstructor",
     "PerceptualFeatures",
+    "PoissonDiscMask",
+    "RadialMask",
+    "RandomMask",
+    "SamplingMask",
+    "SoftDataConsistency",
     "SpatialFourierLayer",
     "SpatialFourierResidualBlock",
     "VGGFeatures",
     "acquisition_list",
+    "actual_acceleration",
     "channels_to_complex",
     "channels_to_magnitude",
     "complex_to_channels",
+    "conjugate_gradient_data_consistency",
+    "estimate_sens_maps",
     "find_mask",
+    "hard_data_consistency",
     "open_acquisition",
     "pack_reconstruction",
     "pack_target",
+    "root_sum_of_squares",
+    "sense_adjoint",
+    "sense_combine",
+    "sense_forward",
+    "sense_normal",
+    "soft_data_consistency",
     "unpack_reconstruction",
 ]

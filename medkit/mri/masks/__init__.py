@@ -1,0 +1,19 @@
+"""Sampling patterns of k-space, as MONAI mask transforms."""
+
+from medkit.mri.masks.base import SamplingMask, actual_acceleration
+from medkit.mri.masks.from_file import FileMask
+from medkit.mri.masks.lines import EquispacedMask, GaussianMask, RandomMask
+from medkit.mri.masks.points import GaussianMask2D, RadialMask
+from medkit.mri.masks.poisson import PoissonDiscMask
+
+__all__ = [
+    "EquispacedMask",
+    "FileMask",
+    "GaussianMask",
+    "GaussianMask2D",
+    "PoissonDiscMask",
+    "RadialMask",
+    "RandomMask",
+    "SamplingMask",
+    "actual_acceleration",
+]

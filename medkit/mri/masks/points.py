@@ -1,0 +1,117 @@
+"""Patterns of single points over the last two axes: Gaussian density and radial spokes on the grid."""
+
+import math
+
+import numpy as np
+
+from medkit.mri.masks.base import Rates, SamplingMask, choose
+
+
+def point_counts(shape: tuple[int, int], fraction: float, rate: float) -> tuple[int, np.ndarray]:
+    """Points in all, and the fully sampled centre block (H, W), of the aspect of the grid."""
+    height, width = shape
+    n_points = max(1, round(height * width / rate))
+    side = math.sqrt(fraction)
+    rows, columns = round(height * side), round(width * side)
+    while rows * columns > n_points:
+        rows, columns = (rows - 1, columns) if rows * width >= columns * height else (rows, columns - 1)
+    block = np.zeros(shape, dtype=bool)
+    top, left = (height - rows + 1) // 2, (width - columns + 1) // 2
+    block[top : top + rows, left : left + columns] = True
+    return n_points, block
+
+
+class GaussianMask2D(SamplingMask):
+    """Points drawn by a Gaussian density about the centre: always ``round(H W / acceleration)``, the centre included.
+
+    Args:
+        center_fractions: part of all points in the fully sampled centre block; see :class:`SamplingMask`.
+        accelerations: see :class:`SamplingMask`.
+        spatial_dims: 2 or 3.
+        is_complex: whether a real array holds real and imaginary parts in a last axis of size 2.
+        std: standard deviation of the density along each axis, as a part of its size.
+
+    Raises:
+        ValueError: if ``std`` is not positive, besides the reasons of :class:`SamplingMask`.
+
+    Example:
+        >>> int(GaussianMask2D(0.01, 8).draw((64, 64)).sum())
+        512
+    """
+
+    def __init__(
+        self,
+        center_fractions: Rates = 0.01,
+        accelerations: Rates = 8.0,
+        spatial_dims: int = 2,
+        is_complex: bool = True,
+        std: float = 0.2,
+    ):
+        super().__init__(center_fractions, accelerations, spatial_dims, is_complex)
+        if not std > 0:
+            raise ValueError(f"GaussianMask2D: 'std' must be positive, got {std}")
+        self.std = std
+
+    def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
+        n_points, points = point_counts(shape, fraction, rate)
+        n_more = n_points - int(points.sum())
+        row, column = (-0.5 * ((np.arange(n) - n // 2) / (n * self.std)) ** 2 for n in shape)
+        log_weight = np.where(points, -np.inf, row[:, None] + column[None, :])
+        points.flat[choose(log_weight, n_more, rng)] = True
+        return points
+
+
+def _spokes(shape: tuple[int, int], n_spokes: int, turn: float) -> np.ndarray:
+    """Bool (H, W): grid points nearest to ``n_spokes`` diameters at equal angles, the first at ``turn`` of a step."""
+    height, width = shape
+    angle = (np.arange(n_spokes) + turn) * (np.pi / n_spokes)
+    direction = np.stack([np.sin(angle) * height, np.cos(angle) * width])
+    # One sample for each step along the axis on which the spoke runs faster, from edge to edge.
+    reach = max(height, width)
+    step = direction / np.maximum(np.abs(direction[0]) / height, np.abs(direction[1]) / width) / reach
+    along = np.arange(-(reach // 2), reach - reach // 2)
+    row, column = (np.rint(s[:, None] * along).astype(np.int64) + n // 2 for s, n in zip(step, shape, strict=True))
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    points = np.zeros(shape, dtype=bool)
+    points[row[inside], column[inside]] = True
+    return points
+
+
+class RadialMask(SamplingMask):
+    """Spokes through the centre at equal angles and a random first one, moved to the nearest points of the grid.
+
+    The number of spokes is the one whose points come nearest to the acceleration; :func:`actual_acceleration` tells
+    the rate that is reached.
+
+    Args:
+        center_fractions: part of all points in the fully sampled centre block, 0 for the spokes alone; see
+            :class:`SamplingMask`.
+        accelerations: see :class:`SamplingMask`.
+        spatial_dims: 2 or 3.
+        is_complex: whether a real array holds real and imaginary parts in a last axis of size 2.
+
+    Example:
+        >>> bool(RadialMask(accelerations=10).draw((64, 64))[32, 32])
+        True
+    """
+
+    def __init__(
+        self, center_fractions: Rates = 0.0, accelerations: Rates = 8.0, spatial_dims: int = 2, is_complex: bool = True
+    ):
+        super().__init__(center_fractions, accelerations, spatial_dims, is_complex)
+
+    def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
+        n_points, block = point_counts(shape, fraction, rate)
+        turn = rng.random_sample()
+        if n_points == block.size:
+            return np.ones(shape, dtype=bool)
+
+        def points(n_spokes: int) -> np.ndarray:
+            return _spokes(shape, n_spokes, turn) | block
+
+        # The number of points grows with that of the spokes, nearly steadily: bisect, then compare the two neighbours.
+        low, high = 1, 4 * max(shape)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if points(middle).sum() <= n_points else (low, middle)
+        return min(points(low), points(high), key=lambda p: abs(int(p.sum()) - n_points))
