@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import operator
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class Acquisition:
         i_slice = self._index(i_slice)
         try:
             array = self._read(i_slice)
-        except (OSError, EOFError, KeyError, RuntimeError) as error:
+        except (OSError, EOFError, KeyError, RuntimeError, zlib.error) as error:
             raise ValueError(
                 f"read_slice: slice {i_slice} of {self.path} cannot be read ({error}); the file may be damaged or "
                 "incomplete: copy or download it again"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import operator
 import zlib
 from dataclasses import dataclass
@@ -47,19 +49,29 @@ def _image(path: Path) -> Any:
 
 
 def _is_compressed(path: Path) -> bool:
-    return path.suffix.lower() in (".gz", ".mgz", ".bz2")
+    return path.suffix.lower() in (".gz", ".mgz")
 
 
 def _stored(path: Path) -> np.ndarray:
     """Return the numbers of a volume as stored, three axes: mapped into memory, or decompressed once and kept."""
 
     def load() -> np.ndarray:
-        stored = np.asanyarray(_image(path).dataobj.get_unscaled())
+        proxy = _image(path).dataobj
+        stored = _decompressed(path, proxy) if _is_compressed(path) else np.asanyarray(proxy.get_unscaled())
         return stored.reshape([*stored.shape, 1][:3]) if stored.ndim == 2 else stored.reshape(stored.shape[:3])
 
     if _is_compressed(path):
         return ARRAYS.get(path, "nifti", load, lambda array: array.nbytes)
     return HANDLES.get(path, "nifti", load)
+
+
+def _decompressed(path: Path, proxy: Any) -> np.ndarray:
+    """Decompress the whole file, so that its checksum is compared too, which nibabel leaves out."""
+    content = gzip.decompress(path.read_bytes())
+    wanted = proxy.offset + math.prod(proxy.shape) * proxy.dtype.itemsize
+    if len(content) < wanted:
+        raise EOFError(f"{wanted} bytes are wanted, {len(content)} are there")
+    return np.ndarray(proxy.shape, proxy.dtype, buffer=content, offset=proxy.offset, order="F")
 
 
 def open_nifti(path: Path, name: str, slice_axis: int) -> Acquisition:
