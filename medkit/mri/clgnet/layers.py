@@ -6,21 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu
 
-from medkit.ops import irfft2_real, rfft2_real
+from medkit.mri.clgnet.spectrum import from_spectrum, to_spectrum
 
 FOURIER_MODES = ("crelu", "modrelu")
-NEGATIVE_SLOPE = 0.1
-
-
-def _activation(x: Tensor) -> Tensor:
-    return leaky_relu(x, 0.1)  # NEGATIVE_SLOPE, written out because scripted functions see no constants
+NEGATIVE_SLOPE = 0.1  # of every LeakyReLU here; scripted code sees no constants, so it is written out there
 
 
 class _FourierMixing(nn.Module):
     """Two channel mixings of a half spectrum with a nonlinearity between, the same at every frequency.
 
-    The weights act on real and imaginary parts as ``2 C`` real channels. Weights of mode ``modrelu`` are complex
-    matrices, kept as ``(2, C, C)``: real part, imaginary part.
+    The weights of mode ``crelu`` are ``(2 C, 2 C)``, real and imaginary part of a channel side by side; those of mode
+    ``modrelu`` are complex matrices, kept as ``(2, C, C)``: real part, imaginary part.
     """
 
     def __init__(self, channels: int, mode: str):
@@ -39,22 +35,29 @@ class _FourierMixing(nn.Module):
 
     def matrices(self, mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Both mixings as real ``(2 C, 2 C)`` matrices, the second followed by ``mixing`` (C, C) of the channels."""
-        channels = mixing.shape[0]
         if self.mode == "crelu":
-            first = self.first
-            second = torch.matmul(mixing, self.second.reshape(2, channels, 2 * channels))
-            return first, second.reshape(2 * channels, 2 * channels)
+            return self.first, torch.matmul(mixing, self.second.view(mixing.shape[0], -1)).view_as(self.second)
         return _as_real_matrix(self.first), _as_real_matrix(torch.matmul(mixing, self.second))
 
     def activate(self, spectrum: Tensor) -> Tensor:
-        """Apply the nonlinearity to ``(B, 2 C, ...)``: on each part (crelu), or on the magnitude alone (modrelu)."""
+        """Apply the nonlinearity to ``(B, 2 C, N)``: on each part (crelu), or on the magnitude alone (modrelu)."""
         threshold = self.threshold
         if threshold is None:
-            return _activation(spectrum)
-        re, im = spectrum.chunk(2, 1)
-        magnitude = (re * re + im * im + 1e-12).sqrt()
-        gate = (1.0 - threshold.abs()[:, None] / magnitude).relu()
-        return torch.cat([re * gate, im * gate], 1)
+            return leaky_relu(spectrum, 0.1, inplace=True)
+        pairs = spectrum.unflatten(1, [-1, 2])
+        re, im = pairs.unbind(2)
+        inverse_magnitude = torch.rsqrt(torch.addcmul(re * re, im, im) + 1e-12)
+        gate = (1.0 - threshold.abs()[:, None] * inverse_magnitude).relu()
+        return (pairs * gate.unsqueeze(2)).flatten(1, 2)
+
+    def forward(self, spectrum: Tensor, mixing: Tensor) -> Tensor:
+        """Spectrum ``(B, C, 2, H, W // 2 + 1)`` in and out, followed by ``mixing`` of the channels."""
+        first, second = self.matrices(mixing)
+        columns, n = spectrum.flatten(3).flatten(1, 2), spectrum.shape[0]
+        # Batched products: with a plain one, torch would transpose the spectrum.
+        columns = torch.bmm(first.expand(n, -1, -1), columns)
+        columns = torch.bmm(second.expand(n, -1, -1), self.activate(columns))
+        return columns.view_as(spectrum)
 
 
 def _random_unitary(channels: int) -> Tensor:
@@ -64,9 +67,10 @@ def _random_unitary(channels: int) -> Tensor:
 
 
 def _as_real_matrix(weight: Tensor) -> Tensor:
-    """Complex matrix (2, C, C) as the real (2 C, 2 C) that acts on stacked real and imaginary parts."""
+    """Complex matrix (2, C, C) as the real (2 C, 2 C) that acts on real and imaginary parts side by side."""
     re, im = weight[0], weight[1]
-    return torch.cat([torch.cat([re, -im], 1), torch.cat([im, re], 1)], 0)
+    blocks = torch.stack([torch.stack([re, -im], -1), torch.stack([im, re], -1)], 1)
+    return blocks.flatten(2).flatten(0, 1)
 
 
 class SpatialFourierLayer(nn.Module):
@@ -114,16 +118,16 @@ class SpatialFourierLayer(nn.Module):
         nn.init.kaiming_normal_(self.near_weight, a=NEGATIVE_SLOPE)
         nn.init.kaiming_normal_(self.fuse_weight, a=NEGATIVE_SLOPE)
 
-    def forward(self, z: Tensor, backend: str = "fft", scale: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, matrices: list[Tensor] | None = None, scale: Tensor | None = None) -> Tensor:
         """Apply the layer.
 
         Args:
             z: features, ``(B, C, H, W)``, any size.
-            backend: ``"fft"``, or ``"matmul"`` for exports without complex numbers.
+            matrices: of ``fourier_matrices``, for exports without complex numbers; ``None``: by FFT.
             scale: factor of each output channel, ``(C,)``.
 
         Returns:
-            ``(B, C, H, W)``, float32 under autocast as well.
+            float32, ``(B, C, H, W)``, under autocast as well.
         """
         mixing: Tensor = self.fuse_weight
         bias = self.fuse_bias + torch.mv(mixing[:, : self.channels], self.near_bias)
@@ -131,15 +135,15 @@ class SpatialFourierLayer(nn.Module):
             mixing, bias = mixing * scale[:, None], bias * scale
         mixing_near, mixing_far = mixing[:, : self.channels], mixing[:, self.channels :]
         kernel = torch.matmul(mixing_near, self.near_weight.flatten(1)).view_as(self.near_weight)
-        return conv2d(z, kernel, bias, padding=1) + self.far(z, mixing_far, backend)
+        return self.far(z, mixing_far, matrices).add_(conv2d(z, kernel, bias, padding=1))
 
-    def far(self, z: Tensor, mixing: Tensor, backend: str = "fft") -> Tensor:
+    def far(self, z: Tensor, mixing: Tensor, matrices: list[Tensor] | None = None) -> Tensor:
         """Fourier branch alone, in float32 whatever autocast says: half-precision FFTs are limited in size and range.
 
         Args:
             z: features, ``(B, C, H, W)``.
             mixing: what follows the branch, ``(C, C)``.
-            backend: ``"fft"`` or ``"matmul"``.
+            matrices: of ``fourier_matrices``, or ``None``.
 
         Returns:
             float32, ``(B, C, H, W)``.
@@ -147,17 +151,11 @@ class SpatialFourierLayer(nn.Module):
         if not torch.jit.is_scripting():
             if torch.is_autocast_enabled(z.device.type):
                 with torch.autocast(z.device.type, enabled=False):
-                    return self._far(z.float(), mixing.float(), backend)
-        return self._far(z.float(), mixing, backend)
+                    return self._far(z.float(), mixing.float(), matrices)
+        return self._far(z.float(), mixing, matrices)
 
-    def _far(self, z: Tensor, mixing: Tensor, backend: str) -> Tensor:
-        height, width = z.shape[-2], z.shape[-1]
-        first, second = self.fourier.matrices(mixing)
-        re, im = rfft2_real(z, backend)
-        spectrum = torch.cat([re, im], 1).flatten(2)
-        spectrum = torch.matmul(second, self.fourier.activate(torch.matmul(first, spectrum)))
-        re, im = spectrum.unflatten(2, re.shape[2:]).chunk(2, 1)
-        return irfft2_real(re, im, height, width, backend)
+    def _far(self, z: Tensor, mixing: Tensor, matrices: list[Tensor] | None) -> Tensor:
+        return from_spectrum(self.fourier(to_spectrum(z, matrices), mixing), z.shape[-1], matrices)
 
 
 class SpatialFourierResidualBlock(nn.Module):
@@ -182,6 +180,7 @@ class SpatialFourierResidualBlock(nn.Module):
         self.second = SpatialFourierLayer(channels, fourier_mode)
         self.scale = nn.Parameter(torch.full((channels,), 0.1))
 
-    def forward(self, z: Tensor, backend: str = "fft") -> Tensor:
-        """Features ``(B, C, H, W)`` in and out; ``backend`` as for :class:`SpatialFourierLayer`."""
-        return z + self.second(_activation(self.first(z, backend)), backend, self.scale)
+    def forward(self, z: Tensor, matrices: list[Tensor] | None = None) -> Tensor:
+        """Features ``(B, C, H, W)`` in and out; ``matrices`` as for :class:`SpatialFourierLayer`."""
+        features = leaky_relu(self.first(z, matrices), 0.1, inplace=True)
+        return self.second(features, matrices, self.scale).add_(z)

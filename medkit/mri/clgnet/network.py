@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from medkit.mri.clgnet.consistency import ChannelDataConsistency, symmetrised
 from medkit.mri.clgnet.layers import NEGATIVE_SLOPE, SpatialFourierResidualBlock
+from medkit.mri.clgnet.spectrum import fourier_matrices
 
 PRESETS = {
     # name: channels, cascades, blocks in a cascade
@@ -33,11 +34,11 @@ class _Group(nn.Module):
         self.blocks = nn.ModuleList(SpatialFourierResidualBlock(channels, fourier_mode) for _ in range(n_blocks))
         self.conv = _conv3x3(channels, channels)
 
-    def forward(self, z: Tensor, backend: str) -> Tensor:
+    def forward(self, z: Tensor, matrices: list[Tensor] | None) -> Tensor:
         skip = z
         for block in self.blocks:
-            z = block(z, backend)
-        return skip + self.conv(z)
+            z = block(z, matrices)
+        return self.conv(z) + skip
 
 
 class _Cascade(nn.Module):
@@ -53,11 +54,19 @@ class _Cascade(nn.Module):
         self.tail = _conv3x3(channels, in_channels, zero=True)
         self.consistency = ChannelDataConsistency(dc, n_iterations=cg_iterations, is_real=in_channels == 1)
 
-    def forward(self, x: Tensor, zero_filled: Tensor, mask: Tensor, sens_maps: Tensor | None, backend: str) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        zero_filled: Tensor,
+        mask: Tensor,
+        sens_maps: Tensor | None,
+        backend: str,
+        matrices: list[Tensor] | None,
+    ) -> Tensor:
         head = self.head(x)
         z = head
         for group in self.groups:
-            z = group(z, backend)
+            z = group(z, matrices)
         if len(self.groups) > 1:
             z = z + head
         x = x + self.tail(z)
@@ -170,9 +179,12 @@ class CLGNet(nn.Module):
             sens_maps = sens_maps.float()
         if self.in_channels == 1:
             zero_filled, mask = symmetrised(zero_filled, mask, self.fft_backend)
+        matrices: list[Tensor] | None = None
+        if self.fft_backend == "matmul":
+            matrices = fourier_matrices(mask.shape[-2], mask.shape[-1], mask)
         x = zero_filled
         for cascade in self.cascades:
-            x = cascade(x, zero_filled, mask, sens_maps, self.fft_backend)
+            x = cascade(x, zero_filled, mask, sens_maps, self.fft_backend, matrices)
         return x
 
     @torch.jit.unused
