@@ -198,7 +198,7 @@ class SoftDataConsistency(nn.Module):
         ValueError: if ``noise_weight`` is not positive.
 
     Example:
-        >>> round(float(SoftDataConsistency(0.1).noise_weight), 3)
+        >>> round(SoftDataConsistency(0.1).noise_weight.item(), 3)
         0.1
     """
 
