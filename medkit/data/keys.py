@@ -22,7 +22,7 @@ scale          ()                          float32    99.5th percentile of the m
 image          (3 + 2 coil, H, W[, S])     float32    what a network takes: Re, Im of ``zero_filled`` / ``scale``, the
                                                       mask shifted so that frequency 0 is at index 0, then Re, Im of
                                                       each coil's sensitivity; 3 channels alone mean one uniform coil
-target         (4, H, W[, S])              float32    Re, Im of ``reference`` / ``scale``, then of ``zero_filled`` /
+label          (4, H, W[, S])              float32    Re, Im of ``reference`` / ``scale``, then of ``zero_filled`` /
                                                       ``scale``: what to reach and what to leave
 pred           (2, H, W[, S])              float32    Re, Im of the reconstruction / ``scale``
 =============  ==========================  =========  =================================================================
@@ -41,5 +41,5 @@ ZERO_FILLED = "zero_filled"
 REFERENCE = "reference"
 SCALE = "scale"
 IMAGE = "image"
-TARGET = "target"
+LABEL = "label"
 PRED = "pred"

@@ -182,7 +182,7 @@ def unpack_reconstruction(image: Tensor, channel_dim: int = 1) -> tuple[Tensor, 
 
 
 def pack_target(reference: Tensor, zero_filled: Tensor, channel_dim: int = 1) -> Tensor:
-    """Put the image to reach and the image to leave into one real tensor (the key ``target`` of ``medkit.data``).
+    """Put the image to reach and the image to leave into one real tensor (the key ``label`` of ``medkit.data``).
 
     Args:
         reference: complex, ``(B, 1, H, W[, S])``, or without ``B`` for ``channel_dim=0``; divided by the scale.

@@ -104,7 +104,7 @@ def test_packed_reconstructor_of_real_images_returns_two_channels():
 
 def test_keys_name_what_is_packed():
     assert keys.IMAGE == "image"
-    assert keys.TARGET == "target"
+    assert keys.LABEL == "label"
 
 
 @pytest.mark.parametrize(
