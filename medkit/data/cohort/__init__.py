@@ -1,0 +1,5 @@
+"""Simulated brain cohort."""
+
+from medkit.data.cohort.brains import BrainCohort, Subject
+
+__all__ = ["BrainCohort", "Subject"]

@@ -1,0 +1,56 @@
+"""Smooth diffeomorphisms of the head: stationary velocities of zero mean over the cohort, their flow and its grid."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medkit.data.cohort.lattice import Grid, generator, lattice, lattice_shape, smooth_lattice, spread
+
+VELOCITY_STEP = 8.0  # mm between the coefficients of a velocity
+FLOW_STEP = 4.0  # mm between the points where its flow is integrated
+WIDTHS = (40.0, 16.0)  # mm, correlation lengths of the coarse and the fine part of a velocity
+
+
+def draw_velocity(amplitudes: tuple[float, float], *seed: object) -> Tensor:
+    """Draw the B-spline coefficients of a velocity in mm, float32, ``(3, *lattice_shape(VELOCITY_STEP))``.
+
+    Args:
+        amplitudes: standard deviation in mm of each component, coarse and fine part.
+        seed: what the random numbers depend on.
+    """
+    gen = generator("velocity", *seed)
+    return sum(
+        (a * smooth_lattice(VELOCITY_STEP, w, gen, 3) for a, w in zip(amplitudes, WIDTHS, strict=True)),
+        torch.zeros(3, *lattice_shape(VELOCITY_STEP)),
+    )
+
+
+def velocity_on(grid: Grid, coefficients: Tensor) -> Tensor:
+    """Evaluate a velocity on ``grid`` in voxels of that grid, float32, ``(3, X, Y, Z)``."""
+    return spread(coefficients, VELOCITY_STEP, grid) / grid.spacing
+
+
+def flow(coefficients: Tensor, n_squarings: int = 6) -> Tensor:
+    """Integrate a velocity to time 1 by scaling and squaring.
+
+    Args:
+        coefficients: as :func:`draw_velocity` gives them.
+        n_squarings: number of squarings.
+
+    Returns:
+        Displacement in mm at the points of ``lattice(FLOW_STEP)``, float32, ``(3, ...)``; template position of a
+        subject's point ``x`` is ``x + displacement(x)``.
+    """
+    points = lattice(FLOW_STEP)
+    moved = velocity_on(points, coefficients) / 2**n_squarings
+    identity = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in points.shape), indexing="ij"))
+    scale = torch.tensor([2 / (n - 1) for n in points.shape]).view(3, 1, 1, 1)
+    for _ in range(n_squarings):
+        unit = ((identity + moved) * scale - 1).flip(0).permute(1, 2, 3, 0)[None]
+        moved = moved + F.grid_sample(moved[None], unit, padding_mode="border", align_corners=True)[0]
+    return moved * FLOW_STEP
+
+
+def displacement_on(grid: Grid, moved: Tensor) -> Tensor:
+    """Evaluate what :func:`flow` returns at the voxels of ``grid``, in mm, ``(3, X, Y, Z)``."""
+    return spread(moved, FLOW_STEP, grid, interpolate=True)

@@ -1,0 +1,204 @@
+"""The hardened MNI152 template: smooth level sets in mm of every structure of the head, from nilearn's tissue maps."""
+
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from medkit.data.cohort.lattice import Grid
+
+FINE, COARSE = 1.0, 2.0  # mm between the samples of the stored level sets
+FINE_NAMES = ("white", "ventricle")
+COARSE_NAMES = (
+    "brain",
+    "hull",
+    "cerebellum",
+    "brainstem",
+    "caudate",
+    "putamen",
+    "pallidum",
+    "thalamus",
+    "hippocampus",
+    "amygdala",
+)
+# Middle (mm, right hemisphere; mirrored to the left), half axes (mm) and tilt (radians about x) of an ellipsoid that
+# encloses each deep structure; within it the tissue maps decide.
+DEEP = {
+    "caudate": ((13.0, 10.0, 10.0), (8.0, 19.0, 15.0), -0.5),
+    "putamen": ((26.5, 2.0, 0.0), (7.5, 18.0, 11.5), -0.1),
+    "pallidum": ((19.0, -4.0, -1.0), (5.0, 9.0, 6.5), 0.0),
+    "thalamus": ((11.5, -18.0, 7.5), (9.5, 14.5, 9.0), -0.2),
+    "hippocampus": ((27.0, -23.0, -14.0), (7.0, 18.0, 6.0), 0.45),
+    "amygdala": ((24.0, -4.0, -19.0), (8.0, 8.0, 8.0), 0.0),
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Level sets of the template, negative inside, in mm.
+
+    Args:
+        fine: float32 ``(1, len(FINE_NAMES), *Grid(FINE).shape)``.
+        coarse: float32 ``(1, len(COARSE_NAMES), *Grid(COARSE).shape)``.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+
+    def sample(self, position: Tensor) -> dict[str, Tensor]:
+        """Return every level set at ``position`` (mm, RAS), ``(3, X, Y, Z)``, as a dictionary of ``(X, Y, Z)``."""
+        out: dict[str, Tensor] = {}
+        for stored, names, spacing in ((self.fine, FINE_NAMES, FINE), (self.coarse, COARSE_NAMES, COARSE)):
+            grid = Grid(spacing)
+            unit = torch.stack(
+                [
+                    (position[k] - grid.origin[k]) * (2 / (spacing * (grid.shape[k] - 1))) - 1
+                    for k in (2, 1, 0)  # grid_sample counts the last axis first
+                ],
+                dim=-1,
+            )
+            values = F.grid_sample(stored, unit[None], padding_mode="border", align_corners=True)[0]
+            out.update(zip(names, values, strict=True))
+        return out
+
+
+def load_maps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Load nilearn's T1, grey- and white-matter maps of MNI152 on ``Grid(1)``, float32, 0 to 1, without a download.
+
+    Raises:
+        ImportError: if nilearn is missing.
+    """
+    try:
+        from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
+    except ImportError as error:
+        raise ImportError("BrainCohort: the MNI152 template comes with nilearn; pip install nilearn") from error
+    grid = Grid(FINE)
+    out = []
+    for loader in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template):
+        image = loader(resolution=1)
+        inverse = np.linalg.inv(image.affine)
+        start = inverse[:3, :3] @ np.array(grid.origin) + inverse[:3, 3]
+        values = np.asarray(image.dataobj, dtype=np.float32)
+        out.append(ndimage.affine_transform(values, np.ones(3), offset=start, output_shape=grid.shape, order=1))
+    return out[0], out[1], out[2]
+
+
+def signed_distance(inside: np.ndarray, spacing: float, blur: float = 0.6, reach: float = 20.0) -> np.ndarray:
+    """Signed distance to the edge of a mask, negative inside, without stairs.
+
+    Args:
+        inside: mask, bool, ``(X, Y, Z)``.
+        spacing: edge of a voxel in mm.
+        blur: standard deviation in voxels of the smoothing that removes stairs.
+        reach: largest distance in mm; farther voxels get ``reach`` (or ``-reach``).
+
+    Returns:
+        Distance in mm, float32, same shape.
+    """
+    out = np.full(inside.shape, reach, dtype=np.float32)
+    margin = int(np.ceil(reach / spacing))
+    box = tuple(
+        slice(max(s.start - margin, 0), s.stop + margin) for s in ndimage.find_objects(inside.astype(np.int8))[0]
+    )
+    part = inside[box]
+    distance = (ndimage.distance_transform_edt(~part) - ndimage.distance_transform_edt(part)).astype(np.float32)
+    distance = ndimage.gaussian_filter(distance - 0.5 * np.sign(distance), blur) * spacing
+    out[box] = distance.clip(-reach, reach)
+    return out
+
+
+def build_geometry() -> Geometry:
+    """Compute the level sets of the template from nilearn's maps (several seconds)."""
+    t1, grey, white = load_maps()
+    x, y, z = np.meshgrid(*(a.numpy() for a in Grid(FINE).axes()), indexing="ij", sparse=True)
+    brain = ndimage.binary_fill_holes(t1 > 0.1)
+
+    low = _halve(brain.astype(np.float32))
+    brain_distance = signed_distance(low > 0.5, COARSE, reach=40.0)
+    closed = signed_distance(brain_distance < 12.0, COARSE, blur=1.0, reach=200.0)  # closing by a ball of 12 mm
+    hull = ndimage.gaussian_filter(signed_distance(closed < -12.0, COARSE, reach=200.0), 1.0)
+    depth = -ndimage.zoom(hull, 2, order=1, grid_mode=True, mode="nearest")
+
+    fluid = brain & (t1 < 0.53) & (depth > 17) & (np.abs(x) < 48)
+    parts, _ = ndimage.label(ndimage.binary_opening(fluid))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    fluid = ndimage.binary_dilation((sizes >= 250)[parts]) & fluid
+    ventricle = signed_distance(fluid, FINE, blur=0.7)
+
+    # The template's white blades are blurred away in thin gyri: a threshold below one half gives them back.
+    ridge = white + 0.35 * (white - ndimage.gaussian_filter(white, 2.5))
+    white_distance = signed_distance((ridge > 0.42) & brain, FINE, blur=0.7)
+
+    cerebellum = brain & (y < -34) & (z < -9 - 0.30 * np.abs(x) - 0.30 * np.clip(-60 - y, 0, None))
+    axis_y = -28 + (z + 10) * 0.2
+    stem = brain & (z < -6) & (((x / 15) ** 2 + ((y - axis_y) / 14) ** 2) < 1) & ~fluid
+    cerebellum &= ~stem
+    solid = {"brain": brain_distance, "hull": hull}
+    solid["cerebellum"] = signed_distance(_halve(cerebellum.astype(np.float32)) > 0.5, COARSE)
+    solid["brainstem"] = signed_distance(_halve(stem.astype(np.float32)) > 0.5, COARSE)
+
+    taken = fluid.copy()
+    darker = ndimage.gaussian_filter(t1, 0.7) < 0.86
+    for name, (middle, axes, tilt) in DEEP.items():
+        ball = _ellipsoid(np.abs(x), y, z, middle, axes, tilt)
+        if name in ("caudate", "putamen"):
+            inside = (ball < 1) & (grey > 0.45)
+        elif name == "thalamus":
+            inside = (ball < 1) & darker
+        else:
+            inside = ball < 1
+        inside &= brain & ~taken
+        inside = ndimage.binary_opening(inside, iterations=1)
+        taken |= inside
+        solid[name] = _halve(signed_distance(inside, FINE, blur=0.8))
+    return Geometry(
+        torch.from_numpy(np.stack([white_distance, ventricle]))[None].clamp(-30, 30).half().float(),
+        torch.from_numpy(np.stack([solid[n] for n in COARSE_NAMES]))[None].half().float(),
+    )
+
+
+@lru_cache(maxsize=2)
+def load_geometry(folder: Path, version: int) -> Geometry:
+    """Return the level sets, from ``folder`` if they were stored there, else computed and stored (atomically)."""
+    file = folder / f"geometry-v{version}.pt"
+    if file.is_file():
+        stored = torch.load(file, weights_only=True)
+        return Geometry(stored["fine"].float(), stored["coarse"].float())
+    logger.info("computing the level sets of the MNI152 template, once")
+    out = build_geometry()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
+    os.close(handle)
+    torch.save({"fine": out.fine.half(), "coarse": out.coarse.half()}, name)
+    os.replace(name, file)  # noqa: PTH105
+    return out
+
+
+def _halve(volume: np.ndarray) -> np.ndarray:
+    """Average blocks of 2 voxels: from ``Grid(1)`` to ``Grid(2)``."""
+    a, b, c = (n // 2 for n in volume.shape)
+    return volume.reshape(a, 2, b, 2, c, 2).mean(axis=(1, 3, 5)).astype(np.float32)
+
+
+def _ellipsoid(
+    x: np.ndarray,
+    y: np.ndarray,
+    z: np.ndarray,
+    middle: tuple[float, float, float],
+    axes: tuple[float, float, float],
+    tilt: float,
+) -> np.ndarray:
+    dy, dz = y - middle[1], z - middle[2]
+    along, across = np.cos(tilt) * dy + np.sin(tilt) * dz, np.cos(tilt) * dz - np.sin(tilt) * dy
+    return ((x - middle[0]) / axes[0]) ** 2 + (along / axes[1]) ** 2 + (across / axes[2]) ** 2
