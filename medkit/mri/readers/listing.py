@@ -80,7 +80,7 @@ def acquisition_list(
         (int), sorted by case and slice.
 
     Raises:
-        FileNotFoundError: if ``dataset_dir`` does not exist.
+        FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
         ValueError: if an argument is out of its range, the folder holds no supported file, the split is empty, or a
             file cannot be opened.
 
@@ -251,7 +251,12 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
         raise ValueError(
             f"acquisition_list: {path} must be a datalist {wanted}, it has {sorted(lists)}; write it again"
         )
-    files = [(path.parent / entry[names.PATH]).resolve() for entry in entries]
+    files = [(path.parent / Path(entry[names.PATH]).expanduser()).resolve() for entry in entries]
+    gone = next((file for file in files if not file.is_file()), None)
+    if gone is not None:
+        raise FileNotFoundError(
+            f"acquisition_list: the datalist {path} names {gone}, which is not there; its paths are relative to itself"
+        )
     found = [
         {names.PATH: str(file), names.CASE: str(entry.get(names.CASE) or file_stem(file))}
         for file, entry in zip(files, entries, strict=True)
