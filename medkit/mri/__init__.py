@@ -19,7 +19,9 @@ from medkit.mri.data_consistency import (
     hard_data_consistency,
     soft_data_consistency,
 )
+from medkit.mri.engine import PreviewReconstructions, SaveReconstructions, write_nifti
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
+from medkit.mri.figures import draw_reconstructions
 from medkit.mri.losses import ContrastiveReconstructionLoss
 from medkit.mri.masks import (
     EquispacedMask,
@@ -32,13 +34,26 @@ from medkit.mri.masks import (
     SamplingMask,
     actual_acceleration,
 )
+from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
+from medkit.mri.refinement import ImageRefiner
+from medkit.mri.transforms import (
+    CoilCombined,
+    PackReconstructiond,
+    ScaleByPercentiled,
+    SensitivityMapsd,
+    SimulateKspaced,
+    ToKspaced,
+    Undersampled,
+    UnpackReconstructiond,
+)
 
 __all__ = [
     "Acquisition",
     "CLGNet",
     "CartesianOperator",
+    "CoilCombined",
     "ConjugateGradientDataConsistency",
     "ContrastiveReconstructionLoss",
     "EquispacedMask",
@@ -48,34 +63,53 @@ __all__ = [
     "GaussianMask2D",
     "GradientFeatures",
     "HardDataConsistency",
+    "ImageRefiner",
     "LoadAcquisitiond",
+    "PackReconstructiond",
     "PackedReconstructor",
     "PerceptualFeatures",
     "PoissonDiscMask",
+    "PreviewReconstructions",
     "RadialMask",
     "RandomMask",
     "SamplingMask",
+    "SaveReconstructions",
+    "ScaleByPercentiled",
+    "SensitivityMapsd",
+    "SimulateKspaced",
     "SoftDataConsistency",
     "SpatialFourierLayer",
     "SpatialFourierResidualBlock",
+    "ToKspaced",
+    "Undersampled",
+    "UnpackReconstructiond",
     "VGGFeatures",
+    "VolumeMetric",
+    "VolumeNMSE",
+    "VolumePSNR",
+    "VolumeSSIM",
     "acquisition_list",
     "actual_acceleration",
     "channels_to_complex",
     "channels_to_magnitude",
     "complex_to_channels",
     "conjugate_gradient_data_consistency",
+    "draw_reconstructions",
     "estimate_sens_maps",
     "find_mask",
     "hard_data_consistency",
+    "nmse",
     "open_acquisition",
     "pack_reconstruction",
     "pack_target",
+    "psnr",
     "root_sum_of_squares",
     "sense_adjoint",
     "sense_combine",
     "sense_forward",
     "sense_normal",
     "soft_data_consistency",
+    "ssim",
     "unpack_reconstruction",
+    "write_nifti",
 ]

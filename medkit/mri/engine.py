@@ -1,0 +1,179 @@
+"""What MONAI's engines lack for reconstruction: results as NIfTI, metrics beside the zero-filled image, and pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from medkit.data.keys import AFFINE, CASE, IMAGE, LABEL, PRED, REFERENCE, ZERO_FILLED
+from medkit.mri.channels import channels_to_magnitude
+from medkit.mri.figures import draw_reconstructions
+from medkit.mri.metrics import nmse, psnr, ssim
+from medkit.workflow import atomic_path, write_metrics
+
+logger = logging.getLogger(__name__)
+
+
+class SaveReconstructions:
+    """Write what an evaluator reconstructs: ``<case>_<method>.nii.gz``, ``<case>.png``, and the metrics of all cases.
+
+    A handler for an evaluator with decollated batches whose postprocessing is ``UnpackReconstructiond``: per case the
+    batch holds ``case``, ``affine`` and ``zero_filled``, complex ``(1, H, W[, S])``, and ``reference`` where there is
+    one; the output holds ``pred``, the magnitude, real, same shape and unit. Each file is written under a temporary
+    name and renamed. ``metrics.json`` and ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM
+    and NMSE of the whole volume, for ``zero_filled`` and for the method.
+
+    Args:
+        output_dir: folder to write to; made when missing.
+        method: name of the method, in lower case.
+        use_nifti: write volumes.
+        use_png: write pictures, of the slice with the most signal.
+
+    Example:
+        >>> SaveReconstructions("results", method="clgnet").attach(evaluator)
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str], method: str, use_nifti: bool = True, use_png: bool = True
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.method = method
+        self.use_nifti = use_nifti
+        self.use_png = use_png
+        self._cases: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``.
+
+        Args:
+            engine: the evaluator.
+        """
+        engine.add_event_handler(Events.STARTED, self._cases.clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_batch)
+        engine.add_event_handler(Events.COMPLETED, self._save_metrics)
+
+    def _save_batch(self, engine: Engine) -> None:
+        for sample, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self._save_case({**sample, PRED: output[PRED]})
+
+    def _save_case(self, sample: Mapping[str, Any]) -> None:
+        case = str(sample[CASE])
+        images = {"zero_filled": sample[ZERO_FILLED].abs()[0], self.method: sample[PRED][0]}
+        reference = sample[REFERENCE].abs()[0] if REFERENCE in sample else None
+        metrics: dict[str, dict[str, float]] = {}
+        if reference is not None:
+            for name, image in images.items():
+                volume, truth = _slices_first(image), _slices_first(reference)
+                metrics[name] = {"psnr": psnr(volume, truth), "ssim": ssim(volume, truth), "nmse": nmse(volume, truth)}
+            self._cases.append({CASE: case, **metrics})
+        affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64)
+        if self.use_nifti:
+            path = self.output_dir / f"{case}_{self.method}.nii.gz"
+            write_nifti(path, images[self.method], affine)
+            logger.info(f"{case}: wrote {path}")
+        if self.use_png:
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            i_slice = _brightest(images["zero_filled"] if reference is None else reference)
+            draw_reconstructions(
+                self.output_dir / f"{case}.png",
+                {name: _slice(image, i_slice) for name, image in images.items()},
+                None if reference is None else _slice(reference, i_slice),
+                {name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()},
+                title=case,
+                pixel_size=(float(spacing[0]), float(spacing[1])),
+            )
+
+    def _save_metrics(self) -> None:
+        cases = [case for part in idist.all_gather_object(self._cases) for case in part]
+        if cases and idist.get_rank() == 0:
+            for name, means in write_metrics(self.output_dir, cases).items():
+                logger.info(
+                    f"{name}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in means.items() if value)
+                )
+
+
+class PreviewReconstructions:
+    """Draw the first case of each validation: ``<run_dir>/previews/epoch_0001.png`` and the newest as ``preview.png``.
+
+    A handler for the validation engine of a training; ``image``, ``label`` and ``pred`` are packed channels there.
+
+    Args:
+        run_dir: folder of the run.
+
+    Example:
+        >>> PreviewReconstructions("runs/first").attach(evaluator)
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        self.run_dir = Path(run_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``.
+
+        Args:
+            engine: the evaluator.
+        """
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        # MONAI's evaluator counts iterations from 1 in each validation, and its epoch is the trainer's.
+        if engine.state.iteration != 1 or idist.get_rank() != 0:
+            return
+        sample, output = engine.state.batch[0], engine.state.output[0]
+        label = sample[LABEL]
+        reference, zero_filled, pred = (
+            channels_to_magnitude(x.float(), 0)[0].cpu() for x in (label[:2], sample[IMAGE][:2], output[PRED])
+        )
+        i_slice = _brightest(reference)
+        epoch = engine.state.epoch
+        for name in (f"previews/epoch_{epoch:04d}.png", "preview.png"):
+            draw_reconstructions(
+                self.run_dir / name,
+                {"zero-filled": _slice(zero_filled, i_slice), "reconstruction": _slice(pred, i_slice)},
+                _slice(reference, i_slice),
+                title=f"{sample.get(CASE, '')}, epoch {epoch}",
+            )
+
+
+def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray) -> None:
+    """Write a volume as float32 NIfTI, atomically.
+
+    Args:
+        path: file to write, ``.nii`` or ``.nii.gz``.
+        image: real, ``(H, W)`` or ``(H, W, S)``.
+        affine: ``(4, 4)``, voxel indices to RAS mm.
+
+    Example:
+        >>> write_nifti("a.nii.gz", torch.zeros(4, 4, 2), np.eye(4))
+    """
+    import nibabel
+
+    array = image.detach().cpu().to(torch.float32).numpy()
+    file = nibabel.Nifti1Image(array if array.ndim == 3 else array[..., None], affine)
+    file.set_qform(affine, code=1)
+    file.set_sform(affine, code=1)
+    file.header.set_xyzt_units("mm")
+    with atomic_path(Path(path)) as temporary:
+        nibabel.save(file, temporary)
+
+
+def _slices_first(volume: Tensor) -> np.ndarray:
+    array = volume.detach().cpu().numpy()
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+
+
+def _slice(volume: Tensor, i_slice: int) -> Tensor:
+    return volume if volume.ndim == 2 else volume[..., i_slice]
+
+
+def _brightest(volume: Tensor) -> int:
+    return 0 if volume.ndim == 2 else int(volume.float().square().sum((0, 1)).argmax())
