@@ -73,7 +73,9 @@ class EllipsoidPhantom:
 
     def _grids(self, size: Sequence[int]) -> list[Tensor]:
         if len(size) != self.spatial_dims or min(size) < 1:
-            raise ValueError(f"EllipsoidPhantom: 'size' must be {self.spatial_dims} positive numbers, got {tuple(size)}")
+            raise ValueError(
+                f"EllipsoidPhantom: 'size' must be {self.spatial_dims} positive numbers, got {tuple(size)}"
+            )
         index = [torch.arange(n, dtype=torch.float64) - n // 2 for n in size]
         return list(torch.meshgrid(index, indexing="ij"))
 
@@ -128,7 +130,8 @@ class EllipsoidPhantom:
             frame = self._aligned(frequency, shape.angle)
             q = sum(((f * a) ** 2 for f, a in zip(frame, shape.half_axes, strict=True)), torch.zeros(())).sqrt()
             volume = math.prod(shape.half_axes)
-            values += shape.intensity * unit * volume * _unit_ball(q, self.spatial_dims) * torch.exp(-2j * math.pi * turns)
+            ball = _unit_ball(q, self.spatial_dims)
+            values += shape.intensity * unit * volume * ball * torch.exp(-2j * math.pi * turns)
         return values.to(torch.complex64)
 
 
@@ -142,7 +145,7 @@ def _unit_ball(q: Tensor, dims: int) -> Tensor:
     return torch.where(q < 1e-4, 4 / 3 * math.pi * torch.ones_like(q), ball)
 
 
-# center (row, column), half axes (row, column), intensity, angle in degrees; rows point down, so signs of y are flipped.
+# Center and half axes (row, column), intensity, angle in degrees; rows point down, so signs of y are flipped.
 _HEAD = (
     ((0.0, 0.0), (0.92, 0.69), 1.0, 0.0),
     ((0.0184, 0.0), (0.874, 0.6624), -0.8, 0.0),

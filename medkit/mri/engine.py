@@ -96,9 +96,8 @@ class SaveReconstructions:
         cases = [case for part in idist.all_gather_object(self._cases) for case in part]
         if cases and idist.get_rank() == 0:
             for name, means in write_metrics(self.output_dir, cases).items():
-                logger.info(
-                    f"{name}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in means.items() if value)
-                )
+                values = [f"{metric} {value:.4f}" for metric, value in means.items() if value is not None]
+                logger.info(f"{name}: {', '.join(values)}")
 
 
 class PreviewReconstructions:

@@ -1,4 +1,4 @@
-"""Centred and plain orthonormal Fourier transforms, as FFT or as real matrix products, with crop and pad in both spaces.
+"""Centred and plain orthonormal Fourier transforms, as FFT or as products with real matrices.
 
 Two families, one normalisation (orthonormal, so that each transform is unitary):
 

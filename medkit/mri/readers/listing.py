@@ -38,7 +38,7 @@ def acquisition_list(
     split: str = "all",
     cohort: Any = None,
     per: str = "slice",
-    contrast: str = "t2",
+    contrast: str | Sequence[str] = "t2",
     pattern: str | Sequence[str] = "*",
     subject: str | None = None,
     central_fraction: float = 1.0,
@@ -63,7 +63,7 @@ def acquisition_list(
         split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
         cohort: a :class:`medkit.data.BrainCohort` for ``dataset_dir=None``; ``None`` makes one of the split.
         per: ``"slice"`` for an entry per slice, ``"volume"`` for one per exam.
-        contrast: image of the simulated cohort: ``"t1"``, ``"t2"``, ``"pd"`` or ``"flair"``.
+        contrast: image of the simulated cohort, ``"t1"``, ``"t2"``, ``"pd"`` or ``"flair"``, or several of them.
         pattern: file names to keep, e.g. ``"*-T2.nii.gz"``, or several such.
         subject: regular expression; what it finds in a file's name (its first group, if it has one) is hashed in place
             of the whole name, so that all exams of a subject fall into one split: ``r"IXI\d+"``.
@@ -98,7 +98,7 @@ def acquisition_list(
             f"{central_fraction} and {min_signal}"
         )
     if dataset_dir is None:
-        exams = _of_cohort(cohort, split, contrast)
+        exams = _of_cohort(cohort, split, [contrast] if isinstance(contrast, str) else list(contrast))
     else:
         exams = _of_path(Path(dataset_dir), split, [pattern] if isinstance(pattern, str) else list(pattern), subject)
     if per == "volume":
@@ -120,7 +120,7 @@ def acquisition_list(
     return entries
 
 
-def _of_cohort(cohort: Any, split: str, contrast: str) -> list[dict[str, Any]]:
+def _of_cohort(cohort: Any, split: str, contrasts: list[str]) -> list[dict[str, Any]]:
     if cohort is None:
         wanted = SPLITS if split == "all" else (split,)
         cohorts = [medkit.data.BrainCohort(COHORT_SUBJECTS[one], split=one) for one in wanted]
@@ -133,10 +133,11 @@ def _of_cohort(cohort: Any, split: str, contrast: str) -> list[dict[str, Any]]:
             )
     entries = []
     for entry in [entry for one in cohorts for entry in one.datalist()]:
-        if contrast not in entry:
-            known = sorted(set(entry) - {names.CASE})
-            raise ValueError(f"acquisition_list: 'contrast' must be one of {known} for this cohort, got {contrast!r}")
-        entries.append({names.PATH: str(entry[contrast]), names.CASE: entry[names.CASE]})
+        for contrast in contrasts:
+            if contrast not in entry:
+                known = sorted(set(entry) - {names.CASE})
+                raise ValueError(f"acquisition_list: 'contrast' must be of {known} for this cohort, got {contrast!r}")
+            entries.append({names.PATH: str(entry[contrast]), names.CASE: f"{entry[names.CASE]}_{contrast}"})
     return sorted(entries, key=lambda entry: entry[names.CASE])
 
 

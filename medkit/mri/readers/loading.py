@@ -36,6 +36,7 @@ class LoadAcquisitiond(MapTransform):
         slice_axis: for volumes, the axis that counts the slices.
         domain: ``"kspace"`` or ``"image"``.
         centred: whether the zero frequency of stored k-space is at index ``n // 2``.
+        n_slices: of a whole exam, read only so many slices around the middle one; ``None``: all.
         allow_missing_keys: whether a dictionary without the key passes unchanged.
 
     Raises:
@@ -55,6 +56,7 @@ class LoadAcquisitiond(MapTransform):
         slice_axis: int = 2,
         domain: str | None = None,
         centred: bool = True,
+        n_slices: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -62,6 +64,9 @@ class LoadAcquisitiond(MapTransform):
             raise ValueError(
                 f"LoadAcquisitiond: 'keys' must be one key of a path, got {self.keys}; use one transform each"
             )
+        if n_slices is not None and n_slices < 1:
+            raise ValueError(f"LoadAcquisitiond: 'n_slices' must be at least 1 or None, got {n_slices}")
+        self.n_slices = n_slices
         self.options = (key, axes, slice_axis, domain, centred)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -77,7 +82,10 @@ class LoadAcquisitiond(MapTransform):
                 if mask is None and exam.kind == KSPACE and not bool(image[0].any()) and not bool(image.any()):
                     mask = exam.file_mask  # an empty slice tells nothing of how it was sampled
             else:
-                image, affine, mask = exam.read_volume(), exam.affine, exam.file_mask
+                n_slices = exam.n_slices if self.n_slices is None else min(self.n_slices, exam.n_slices)
+                first = (exam.n_slices - n_slices) // 2
+                image = torch.stack([exam.read_slice(i) for i in range(first, first + n_slices)], -1)
+                affine, mask = exam.slice_affine(first), exam.file_mask
                 mask = None if mask is None else mask[..., None]
             d[names.KSPACE if exam.kind == KSPACE else names.MAGNITUDE] = image
             d[names.AFFINE] = torch.from_numpy(affine.copy())
