@@ -39,7 +39,9 @@ from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, 
 from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
 from medkit.mri.refinement import ImageRefiner
 from medkit.mri.transforms import (
+    ChannelsToComplexd,
     CoilCombined,
+    ComplexToChannelsd,
     PackReconstructiond,
     ScaleByPercentiled,
     SensitivityMapsd,
@@ -53,7 +55,9 @@ __all__ = [
     "Acquisition",
     "CLGNet",
     "CartesianOperator",
+    "ChannelsToComplexd",
     "CoilCombined",
+    "ComplexToChannelsd",
     "ConjugateGradientDataConsistency",
     "ContrastiveReconstructionLoss",
     "EquispacedMask",

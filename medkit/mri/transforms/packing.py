@@ -9,73 +9,95 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from torch import Tensor
 from torch.nn.functional import pad
 
 from medkit.data import keys as names
-from medkit.mri.channels import channels_to_magnitude, pack_reconstruction, pack_target
+from medkit.mri.channels import (
+    channels_to_complex,
+    channels_to_magnitude,
+    complex_to_channels,
+    pack_reconstruction,
+    pack_target,
+)
 from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares
 from medkit.mri.physics import sense_adjoint
-from medkit.mri.transforms.sampling import plain, slices_first, slices_last
+from medkit.mri.transforms.layout import checked_complex, plain, slices_first, slices_last
+from medkit.ops import centered_ifft
 
 
 class SensitivityMapsd(Transform):
     """Estimate coil sensitivities from the fully sampled centre of what was measured, slice by slice.
 
-    Reads ``measured`` and ``mask``; writes ``sens_maps``, complex64 ``(coil, H, W[, S])``. Not invertible.
+    Reads ``measured`` and ``mask``; writes ``sens_maps``, complex64 ``(coil, H, W[, S])``. A sample that has
+    ``sens_maps`` already keeps them. Not invertible.
 
     Args:
-        n_coils_out: give every sample so many coils, so that samples of different scanners form a batch: coils that are
-            missing are added to ``measured``, ``kspace`` and ``sens_maps`` as zeros. ``None``: leave them as they are.
+        mode: ``"estimate"``, see :func:`estimate_sens_maps`; ``"none"``: no maps, for data of one coil, so that
+            ``image`` has three channels.
+        n_coils_out: give every sample so many coils, so that samples of different scanners form a batch: missing coils
+            are added to ``measured``, ``kspace`` and ``sens_maps`` as zeros. ``None``: leave them as they are.
         n_calibration: use at most so many central lines; ``None``: all that the mask samples.
 
     Raises:
-        ValueError: on a call, if there are more coils than ``n_coils_out``, or fewer than 4 central lines.
+        ValueError: if ``mode`` is unknown; on a call, if there are more coils than ``n_coils_out``, several in mode
+            ``"none"``, or fewer than 4 central lines.
 
     Example:
-        >>> SensitivityMapsd()({"measured": torch.ones(1, 8, 8, dtype=torch.complex64), "mask": torch.ones(1, 1, 8)})
+        >>> sample = {"measured": torch.ones(2, 8, 8, dtype=torch.complex64), "mask": torch.ones(1, 1, 8)}
+        >>> SensitivityMapsd(n_coils_out=4)(sample)["sens_maps"].shape
+        torch.Size([4, 8, 8])
     """
 
-    def __init__(self, n_coils_out: int | None = None, n_calibration: int | None = None) -> None:
+    def __init__(
+        self, mode: str = "estimate", n_coils_out: int | None = None, n_calibration: int | None = None
+    ) -> None:
+        if mode not in ("estimate", "none"):
+            raise ValueError(f"SensitivityMapsd: 'mode' must be 'estimate' or 'none', got {mode!r}")
+        self.mode = mode
         self.n_coils_out = n_coils_out
         self.n_calibration = n_calibration
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with ``sens_maps``; see the class."""
         d = dict(data)
-        measured = plain(d[names.MEASURED])
-        mask = plain(d[names.MASK])
-        n_coils, is_volume = measured.shape[0], measured.ndim == 4
-        maps = estimate_sens_maps(slices_first(measured), slices_first(mask), self.n_calibration)
-        d[names.SENS_MAPS] = slices_last(maps, is_volume)
+        measured = checked_complex("SensitivityMapsd", names.MEASURED, d[names.MEASURED])
+        n_coils = measured.shape[0]
+        if self.mode == "none":
+            if n_coils > 1:
+                raise ValueError(f"SensitivityMapsd: mode 'none' is for one coil, got {n_coils}; use 'estimate'")
+            return d
+        if names.SENS_MAPS not in d:
+            maps = estimate_sens_maps(slices_first(measured), slices_first(plain(d[names.MASK])), self.n_calibration)
+            d[names.SENS_MAPS] = slices_last(maps, measured.ndim == 4)
         if self.n_coils_out is not None:
             if n_coils > self.n_coils_out:
                 raise ValueError(
                     f"SensitivityMapsd: 'n_coils_out' must be at least the number of coils, got {self.n_coils_out} for "
                     f"{n_coils} coils; raise it (in a bundle: --n_coils {n_coils})"
                 )
-            extra = (0, 0) * (measured.ndim - 1) + (0, self.n_coils_out - n_coils)
             for key in (names.MEASURED, names.KSPACE, names.SENS_MAPS):
                 if key in d:
-                    d[key] = pad(plain(d[key]), extra)
+                    coils = plain(d[key])
+                    d[key] = pad(coils, (0, 0) * (coils.ndim - 1) + (0, self.n_coils_out - coils.shape[0]))
         return d
 
 
 class CoilCombined(Transform):
     """Combine coils: the zero-filled image of what was measured, and the reference of what was fully sampled.
 
-    Reads ``measured`` and ``mask``, and ``kspace`` where there is a fully sampled one; writes ``zero_filled`` and
-    ``reference``, complex64 ``(1, H, W[, S])``. Not invertible.
+    Reads ``measured``, ``kspace`` where there is a fully sampled one, and ``sens_maps``, which data of one coil may
+    lack; writes ``zero_filled`` and, with ``kspace``, ``reference``, complex64 ``(1, H, W[, S])``. Not invertible.
 
     Args:
-        mode: ``"sense"``: the adjoint of the forward model, with ``sens_maps``; ``"rss"``: root sum of squares, the phase
-            lost.
+        mode: ``"sense"``: the adjoint of the forward model, with the maps; ``"rss"``: root sum of squares, a magnitude
+            without phase that no forward model explains.
 
     Raises:
-        ValueError: if ``mode`` is neither.
+        ValueError: if ``mode`` is unknown; on a call, if k-space and maps do not fit together.
 
     Example:
-        >>> CoilCombined("rss")({"measured": torch.ones(2, 4, 4, dtype=torch.complex64), "mask": torch.ones(1, 1, 4)})
+        >>> CoilCombined("rss")({"measured": torch.ones(2, 4, 4, dtype=torch.complex64)})["zero_filled"].shape
+        torch.Size([1, 4, 4])
     """
 
     def __init__(self, mode: str = "sense") -> None:
@@ -86,26 +108,24 @@ class CoilCombined(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the combined images; see the class."""
         d = dict(data)
-        maps = plain(d[names.SENS_MAPS]) if self.mode == "sense" else None
-        d[names.ZERO_FILLED] = self._combined(plain(d[names.MEASURED]), maps)
-        if names.KSPACE in d:
-            d[names.REFERENCE] = self._combined(plain(d[names.KSPACE]), maps)
+        maps = slices_first(plain(d[names.SENS_MAPS])) if self.mode == "sense" and names.SENS_MAPS in d else None
+        for key, combined in ((names.MEASURED, names.ZERO_FILLED), (names.KSPACE, names.REFERENCE)):
+            if key == names.KSPACE and key not in d:
+                continue
+            kspace = plain(d[key])
+            if self.mode == "sense":
+                image = sense_adjoint(slices_first(kspace), None, maps)
+            else:
+                image = root_sum_of_squares(centered_ifft(slices_first(kspace)), keepdim=True).to(kspace.dtype)
+            d[combined] = slices_last(image, kspace.ndim == 4)
         return d
-
-    def _combined(self, kspace: Tensor, maps: Tensor | None) -> Tensor:
-        slices = slices_first(kspace)
-        if maps is not None:
-            image = sense_adjoint(slices, None, slices_first(maps))
-        else:
-            coils = torch.stack([sense_adjoint(coil[:, None])[:, 0] for coil in slices.unbind(1)], 1)
-            image = root_sum_of_squares(coils, keepdim=True).to(torch.complex64)
-        return slices_last(image, kspace.ndim == 4)
 
 
 class ScaleByPercentiled(Transform):
-    """Find the brightness by which a network's input is divided.
+    """Find the brightness by which a network's input is divided: one number for a slice or a volume.
 
-    Reads ``zero_filled``; writes ``scale``, float32 0-dim, greater than 0. Not invertible.
+    Reads ``zero_filled``; writes ``scale``, float32 0-dim, greater than 0. Where the percentile is 0 the maximum takes
+    its place, and 1 where all is 0. Not invertible.
 
     Args:
         percentile: of the magnitude, 0 to 100.
@@ -126,9 +146,10 @@ class ScaleByPercentiled(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with ``scale``; see the class."""
         d = dict(data)
-        magnitude = plain(d[names.ZERO_FILLED]).abs()
-        scale = float(np.percentile(magnitude.cpu().numpy(), self.percentile)) or float(magnitude.max()) or 1.0
-        d[names.SCALE] = torch.tensor(scale, dtype=torch.float32)
+        zero_filled = plain(d[names.ZERO_FILLED])
+        magnitude = zero_filled.abs().cpu().numpy()
+        scale = float(np.percentile(magnitude, self.percentile)) or float(magnitude.max()) or 1.0
+        d[names.SCALE] = torch.tensor(scale, dtype=torch.float32, device=zero_filled.device)
         return d
 
 
@@ -156,25 +177,77 @@ class PackReconstructiond(Transform):
 
 
 class UnpackReconstructiond(MapTransform):
-    """Turn a network's result into a magnitude image in the unit of the measurement.
+    """Turn a network's result into an image in the unit of the measurement.
 
-    Reads ``pred``, real ``(2, H, W[, S])``, and ``scale``; writes ``pred``, float32 ``(1, H, W[, S])``.
+    Reads ``pred``, real ``(2, H, W[, S])``, and ``scale``; writes ``pred``: the magnitude, float32 ``(1, H, W[, S])``,
+    or the complex image, complex64, same shape.
 
     Args:
         keys: keys of results.
+        output: ``"magnitude"`` or ``"complex"``.
+
+    Raises:
+        ValueError: if ``output`` is unknown; on a call, if a result has not two channels.
 
     Example:
         >>> UnpackReconstructiond()({"pred": torch.ones(2, 4, 4), "scale": torch.tensor(3.0)})["pred"].shape
         torch.Size([1, 4, 4])
     """
 
-    def __init__(self, keys: KeysCollection = names.PRED) -> None:
+    def __init__(self, keys: KeysCollection = names.PRED, output: str = "magnitude") -> None:
         super().__init__(keys)
+        if output not in ("magnitude", "complex"):
+            raise ValueError(f"UnpackReconstructiond: 'output' must be 'magnitude' or 'complex', got {output!r}")
+        self.convert = channels_to_magnitude if output == "magnitude" else channels_to_complex
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of ``data`` with magnitudes; see the class."""
+        """Return a copy of ``data`` with images; see the class."""
         d = dict(data)
         for key in self.key_iterator(d):
             pred = plain(d[key]).float()
-            d[key] = channels_to_magnitude(pred, 0) * plain(d[names.SCALE]).to(pred.device)
+            d[key] = self.convert(pred, 0) * plain(d[names.SCALE]).to(pred.device)
+        return d
+
+
+class ComplexToChannelsd(MapTransform):
+    """Write complex channels as pairs of real ones, in place; inverted by :class:`ChannelsToComplexd`.
+
+    Reads and writes ``keys``: complex ``(C, *S)`` to real ``(2 C, *S)``, Re 1, Im 1, Re 2, ...
+
+    Args:
+        keys: keys of complex data.
+        allow_missing_keys: whether a sample without a key passes.
+
+    Example:
+        >>> ComplexToChannelsd("coils")({"coils": torch.ones(1, 4, 4, dtype=torch.complex64)})["coils"].shape
+        torch.Size([2, 4, 4])
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with real channels; see the class."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = complex_to_channels(plain(d[key]), 0)
+        return d
+
+
+class ChannelsToComplexd(MapTransform):
+    """Read pairs of real channels as complex ones, in place; inverted by :class:`ComplexToChannelsd`.
+
+    Reads and writes ``keys``: real ``(2 C, *S)`` to complex ``(C, *S)``.
+
+    Args:
+        keys: keys of real data with an even number of channels.
+        allow_missing_keys: whether a sample without a key passes.
+
+    Example:
+        >>> ChannelsToComplexd("pred")({"pred": torch.ones(2, 4, 4)})["pred"].shape
+        torch.Size([1, 4, 4])
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with complex channels; see the class."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = channels_to_complex(plain(d[key]), 0)
         return d
