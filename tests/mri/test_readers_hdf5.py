@@ -44,6 +44,10 @@ def test_slices_of_fastmri_come_back_as_written(tmp_path):
         assert part.is_contiguous()
         np.testing.assert_array_equal(part.numpy(), kspace[i])
     np.testing.assert_array_equal(exam.read_volume().numpy(), np.moveaxis(kspace, 0, -1))
+    np.testing.assert_array_equal(exam.read_volume(3, 2).numpy(), np.moveaxis(kspace[3:], 0, -1))
+    for first, n_slices in ((5, None), (3, 3), (0, 0), (-1, 1)):
+        with pytest.raises(ValueError, match="must be"):
+            exam.read_volume(first, n_slices)
     assert exam.file_mask is None
 
 
@@ -71,6 +75,8 @@ def test_one_slice_is_read_and_no_other(tmp_path):
     np.testing.assert_array_equal(exam.read_slice(4).numpy(), kspace[4])
     with pytest.raises(ValueError, match=r"slice 2 of .*chunks.h5 cannot be read"):
         exam.read_slice(2)
+    with pytest.raises(ValueError, match=r"slices 0 to 5 of .*chunks.h5 cannot be read"):
+        exam.read_volume()
 
 
 def test_opening_reads_no_samples(tmp_path, monkeypatch):
@@ -196,6 +202,7 @@ def test_zero_frequency_is_moved_to_the_middle(tmp_path, size):
     kspace = centered_fft(image)
     kspace[..., (3 + size[1] // 2) % size[1]] = 0
     torch.testing.assert_close(exam.read_slice(1), kspace[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(exam.read_volume()[..., 1], kspace[1], atol=1e-4, rtol=1e-4)
     assert exam.file_mask is not None, "zeros stay exactly zero"
     assert int(exam.file_mask.sum()) == size[1] - 1
 
@@ -228,8 +235,9 @@ def test_nan_and_infinity_are_refused(tmp_path, bad):
     kspace[1, 0, 4, 5] = bad
     exam = open_acquisition(write(tmp_path / "a.h5", kspace=kspace))
     exam.read_slice(0)
-    with pytest.raises(ValueError, match=r"slice 1 of .*a.h5 must hold finite values, got 1 of 240"):
-        exam.read_slice(1)
+    for read in (lambda: exam.read_slice(1), exam.read_volume):
+        with pytest.raises(ValueError, match=r"slice 1 of .*a.h5 must hold finite values, got 1 of 240"):
+            read()
 
 
 def test_large_finite_values_are_fine(tmp_path):

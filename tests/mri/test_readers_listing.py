@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from medkit.data import BrainCohort
 from medkit.mri import LoadAcquisitiond, acquisition_list, open_acquisition
 from medkit.mri.readers import slice_signal
 from medkit.mri.readers.listing import split_of_name
@@ -181,6 +182,17 @@ def test_kspace_options_reach_the_files(tmp_path):
     assert len(acquisition_list(tmp_path / "v", slice_axis=0)) == 4
 
 
+@pytest.mark.slow
+def test_the_cohort_of_the_package(tmp_path):
+    cohort = BrainCohort(1, split="test", spacing=8.0, contrasts=("t2",), cache_dir=tmp_path)
+    entries = acquisition_list(None, "test", cohort=cohort, min_signal=0.2)
+    n_slices = open_acquisition(entries[0]["path"]).n_slices
+    assert n_slices / 2 < len(entries) < n_slices
+    d = LoadAcquisitiond()(entries[0])
+    assert d["magnitude"].shape[0] == 1
+    np.testing.assert_allclose(d["affine"].numpy()[:, :3], cohort.affine[:, :3])
+
+
 class Cohort:
     split = "validation"
 
@@ -196,11 +208,18 @@ class Cohort:
 
 def test_the_simulated_cohort(tmp_path):
     entries = acquisition_list(None, "validation", cohort=Cohort(tmp_path))
-    assert [(entry["case"], entry["i_slice"]) for entry in entries] == [("s0", 0), ("s0", 1), ("s1", 0), ("s1", 1)]
+    assert [(entry["case"], entry["i_slice"]) for entry in entries] == [
+        ("s0_t2", 0),
+        ("s0_t2", 1),
+        ("s1_t2", 0),
+        ("s1_t2", 1),
+    ]
     assert entries[0]["path"] == str(tmp_path / "s0-t2.nii")
+    both = acquisition_list(None, "validation", cohort=Cohort(tmp_path), contrast=("t2", "t1"), per="volume")
+    assert cases(both) == ["s0_t1", "s0_t2", "s1_t1", "s1_t2"]
     assert open_acquisition(entries[0]["path"]).n_slices == 2
     assert len(acquisition_list(None, "all", cohort=Cohort(tmp_path), per="volume")) == 2
-    with pytest.raises(ValueError, match=r"'contrast' must be one of \['t1', 't2'\] for this cohort, got 'dwi'"):
+    with pytest.raises(ValueError, match=r"'contrast' must be of \['t1', 't2'\] for this cohort, got 'dwi'"):
         acquisition_list(None, "validation", cohort=Cohort(tmp_path), contrast="dwi")
     with pytest.raises(ValueError, match=r"'cohort' is the validation split, but 'split' is 'train'"):
         acquisition_list(None, "train", cohort=Cohort(tmp_path))

@@ -47,6 +47,12 @@ def test_a_whole_exam_is_loaded_without_i_slice(tmp_path):
     d = LoadAcquisitiond()({"path": tmp_path / "a.h5", "case": "patient 1"})
     np.testing.assert_array_equal(d["kspace"].numpy(), np.moveaxis(kspace, 0, -1))
     assert d["case"] == "patient 1"
+    d = LoadAcquisitiond(n_slices=3)({"path": tmp_path / "a.h5"})
+    np.testing.assert_array_equal(d["kspace"].numpy(), np.moveaxis(kspace[1:4], 0, -1))
+    assert d["affine"][2, 3] == 1
+    assert LoadAcquisitiond(n_slices=30)({"path": tmp_path / "a.h5"})["kspace"].shape[-1] == 6
+    with pytest.raises(ValueError, match="'n_slices' must be at least 1 or None, got 0"):
+        LoadAcquisitiond(n_slices=0)
 
 
 def test_magnitude_of_a_volume(tmp_path):

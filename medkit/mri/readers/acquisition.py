@@ -6,6 +6,8 @@ import logging
 import math
 import operator
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,37 +113,54 @@ class Acquisition:
             ValueError: if there is no such slice, it cannot be read, or it holds NaN or infinite values.
         """
         i_slice = self._index(i_slice)
-        try:
+        where = f"slice {i_slice} of {self.path}"
+        with _readable(where):
             array = self._read(i_slice)
-        except (OSError, EOFError, KeyError, RuntimeError, zlib.error) as error:
-            raise ValueError(
-                f"read_slice: slice {i_slice} of {self.path} cannot be read ({error}); the file may be damaged or "
-                "incomplete: copy or download it again"
-            ) from error
-        return self._to_tensor(array, f"slice {i_slice} of {self.path}")
+        return self._to_tensor(array, where)
 
-    def read_volume(self) -> Tensor:
-        """Read all slices.
+    def read_volume(self, first: int = 0, n_slices: int | None = None) -> Tensor:
+        """Read all slices, or some that follow one another.
+
+        Args:
+            first: index of the first slice.
+            n_slices: how many; ``None`` for all from ``first`` on.
 
         Returns:
-            ``(coil, H, W, S)`` complex64 or ``(1, H, W, S)`` float32, see :meth:`read_slice`.
+            ``(coil, H, W, S)`` complex64 or ``(1, H, W, S)`` float32, see :meth:`read_slice`. Each slice lies together
+            in memory, as the file has it: the tensor is a view with the slices moved last.
 
         Raises:
             ValueError: as :meth:`read_slice`.
         """
-        volume: Tensor | None = None
-        for i in range(self.n_slices):
-            part = self.read_slice(i)
-            if volume is None:
-                volume = part.new_empty((*part.shape, self.n_slices))
-            volume[..., i] = part
-        if volume is None:
-            raise ValueError(f"read_volume: {self.path} must hold at least one slice, got none")
-        return volume
+        first = self._index(first)
+        n_slices = self.n_slices - first if n_slices is None else n_slices
+        if not 1 <= n_slices <= self.n_slices - first:
+            raise ValueError(
+                f"read_volume: 'n_slices' must be 1 to {self.n_slices - first} from slice {first} of {self.path}, got "
+                f"{n_slices}"
+            )
+        with _readable(f"slices {first} to {first + n_slices - 1} of {self.path}"):
+            stack = self._read_stack(first, n_slices)
+        if stack is None:
+            dtype = torch.complex64 if self.kind == KSPACE else torch.float32
+            slices = torch.empty((n_slices, self.n_coils, *self.shape), dtype=dtype)
+            for i in range(n_slices):
+                slices[i] = self.read_slice(first + i)
+        else:
+            slices = torch.from_numpy(stack)
+            for i in range(n_slices):
+                part = self._to_tensor(stack[i], f"slice {first + i} of {self.path}")
+                if part.data_ptr() != slices[i].data_ptr():
+                    slices[i] = part
+        return slices.movedim(0, -1)
 
     def _read(self, i_slice: int) -> np.ndarray:
         """Read a slice as stored: an array of its own, complex64 ``(coil, H, W)`` or float32 ``(1, H, W)``."""
         raise NotImplementedError
+
+    def _read_stack(self, first: int, n_slices: int) -> np.ndarray | None:
+        """Read slices at once, ``(slice, coil, H, W)``, an array of its own; ``None`` where one by one is as good."""
+        return None
 
     def _stored_mask(self) -> Tensor | None:
         """Return the mask stored in the file, bool ``(1, 1 or H, W)``, or ``None`` without one."""
@@ -185,6 +204,17 @@ class Acquisition:
                 "centred=False",
                 self.path,
             )
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, KeyError, RuntimeError, zlib.error) as error:
+        raise ValueError(
+            f"read_slice: {where} cannot be read ({error}); the file may be damaged or incomplete: copy or download it "
+            "again"
+        ) from error
 
 
 def _move_zero_frequency(kspace: Tensor) -> Tensor:

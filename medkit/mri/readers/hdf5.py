@@ -43,6 +43,14 @@ class HDF5Acquisition(Acquisition):
         part = file[self.dataset][self.layout.select(i_slice)]
         return self.layout.arrange(part, np.complex64 if self.kind == KSPACE else np.float32, copy=False)
 
+    def _read_stack(self, first: int, n_slices: int) -> np.ndarray | None:
+        dataset = _handle(self.path)[self.dataset]
+        wanted = np.dtype(np.complex64 if self.kind == KSPACE else np.float32)
+        if dataset.dtype != wanted or self.layout.axes not in (("slice", "coil", "H", "W"), ("slice", "H", "W")):
+            return None
+        stack = dataset[first : first + n_slices]
+        return stack if stack.ndim == 4 else stack[:, None]
+
     def _stored_mask(self) -> Tensor | None:
         file = _handle(self.path)
         if MASK_NAME not in file or not hasattr(file[MASK_NAME], "shape"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-import medkit.data
+from medkit.data import BrainCohort
 from medkit.data import keys as names
 from medkit.mri.readers.opening import SUFFIXES, file_stem, file_suffix, open_acquisition
 from medkit.mri.readers.slice_signal import central_slices, slices_with_signal
@@ -36,7 +36,7 @@ COHORT_SUBJECTS = {"train": 40, "validation": 8, "test": 8}
 def acquisition_list(
     dataset_dir: str | os.PathLike[str] | None = None,
     split: str = "all",
-    cohort: Any = None,
+    cohort: BrainCohort | None = None,
     per: str = "slice",
     contrast: str | Sequence[str] = "t2",
     pattern: str | Sequence[str] = "*",
@@ -61,7 +61,8 @@ def acquisition_list(
     Args:
         dataset_dir: folder, file, datalist, or ``None``.
         split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
-        cohort: a :class:`medkit.data.BrainCohort` for ``dataset_dir=None``; ``None`` makes one of the split.
+        cohort: a :class:`medkit.data.BrainCohort` for ``dataset_dir=None``; ``None`` makes one of the split
+            (40 subjects to train, 8 to validate, 8 to test).
         per: ``"slice"`` for an entry per slice, ``"volume"`` for one per exam.
         contrast: image of the simulated cohort, ``"t1"``, ``"t2"``, ``"pd"`` or ``"flair"``, or several of them.
         pattern: file names to keep, e.g. ``"*-T2.nii.gz"``, or several such.
@@ -76,8 +77,8 @@ def acquisition_list(
         domain: ``"kspace"`` or ``"image"``.
 
     Returns:
-        Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam) and, per slice, ``i_slice``
-        (int), sorted by case and slice.
+        Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
+        ``<subject>_<contrast>``) and, per slice, ``i_slice`` (int), sorted by case and slice.
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
@@ -120,16 +121,16 @@ def acquisition_list(
     return entries
 
 
-def _of_cohort(cohort: Any, split: str, contrasts: list[str]) -> list[dict[str, Any]]:
+def _of_cohort(cohort: BrainCohort | None, split: str, contrasts: Sequence[str]) -> list[dict[str, Any]]:
     if cohort is None:
         wanted = SPLITS if split == "all" else (split,)
-        cohorts = [medkit.data.BrainCohort(COHORT_SUBJECTS[one], split=one) for one in wanted]
+        cohorts = [BrainCohort(COHORT_SUBJECTS[one], split=one, contrasts=contrasts) for one in wanted]
     else:
         cohorts = [cohort]
-        own = getattr(cohort, "split", split)
-        if split not in (own, "all"):
+        if split not in (cohort.split, "all"):
             raise ValueError(
-                f"acquisition_list: 'cohort' is the {own} split, but 'split' is {split!r}; make a cohort of that split"
+                f"acquisition_list: 'cohort' is the {cohort.split} split, but 'split' is {split!r}; make a cohort of "
+                "that split"
             )
     entries = []
     for entry in [entry for one in cohorts for entry in one.datalist()]:

@@ -84,7 +84,7 @@ class LoadAcquisitiond(MapTransform):
             else:
                 n_slices = exam.n_slices if self.n_slices is None else min(self.n_slices, exam.n_slices)
                 first = (exam.n_slices - n_slices) // 2
-                image = torch.stack([exam.read_slice(i) for i in range(first, first + n_slices)], -1)
+                image = exam.read_volume(first, n_slices)
                 affine, mask = exam.slice_affine(first), exam.file_mask
                 mask = None if mask is None else mask[..., None]
             d[names.KSPACE if exam.kind == KSPACE else names.MAGNITUDE] = image
