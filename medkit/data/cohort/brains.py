@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medkit.data.cohort.anatomy import Shape, tissue_shares
-from medkit.data.cohort.contrast import CONTRASTS, draw_relaxation, draw_sequence, render, slow_variation
-from medkit.data.cohort.deformation import displacement_on, draw_velocity, flow, velocity_on
+from medkit.data.cohort.anatomy import AnatomyFields, tissue_shares
+from medkit.data.cohort.contrast import CONTRASTS, Look, draw_relaxation, render
+from medkit.data.cohort.deformation import (
+    VELOCITY_STEP,
+    damp_outside,
+    displacement_on,
+    draw_velocity,
+    flow,
+    shift_image,
+    velocity_on,
+)
 from medkit.data.cohort.geometry import Geometry, load_geometry
-from medkit.data.cohort.labels import BRAIN, LABELS, TISSUES
-from medkit.data.cohort.lattice import Grid, generator, lattice_noise, spread, uniform
-from medkit.data.cohort.lesions import draw_lesions
+from medkit.data.cohort.labels import BRAIN, LABELS, TISSUES, Tissue
+from medkit.data.cohort.lattice import Field, Grid, band_field, generator, lattice_shape, smooth_field, uniform
+from medkit.data.cohort.lesions import Lesions
 from medkit.data.cohort.ranges import RANGES, SPLITS, Range, Ranges
+from medkit.data.cohort.shape import Shape
 
-VERSION = 1  # of the generator: any change of what it draws counts it up, so that no cache mixes two of them
-BEND_STEP = 5.0  # mm between the coefficients of the folding displacement
+VERSION = 2  # of the generator: any change of what it draws counts it up, so that no cache mixes two of them
+SLAB = 8  # rows computed at a time
 
 logger = logging.getLogger(__name__)
 
@@ -164,18 +173,18 @@ class BrainCohort:
     @cached_property
     def template(self) -> Subject:
         """The hardened template: no deformation, no random folding, no texture, no bias; the cohort's true atlas."""
-        gen = generator("template")
-        grid = self.grid
-        shape = Shape(variation=0.0)
-        still = torch.zeros(3, *grid.shape)
-        shares = tissue_shares(self._geometry, _positions(grid), shape, grid, gen)
-        images = {}
-        for contrast in self.contrasts:
-            sequence = draw_sequence(contrast, _middle(self.ranges), TISSUES["csf"].t1, generator("template", 1))
-            images[contrast] = render(
-                shares, TISSUES, sequence, self.ranges, torch.zeros(3, 1, 1, 1), grid, gen, texture=0.0, bias=0.0
-            )
-        return self._finish("template", images, shares, still)
+        middle = dataclasses.replace(
+            self.ranges,
+            **{
+                field.name: (sum(getattr(self.ranges, field.name)) / 2,) * 2
+                for field in dataclasses.fields(self.ranges)
+                if field.name != "amplitude"
+            },
+        )
+        shape, still = Shape(variation=0.0), torch.zeros(3, *lattice_shape(VELOCITY_STEP))
+        looks = {c: Look.draw(c, TISSUES, middle, self.grid, generator("template")) for c in self.contrasts}
+        fields = AnatomyFields.draw(shape, generator("template"))
+        return self._assemble("template", still, None, shape, fields, dict(TISSUES), looks, None, None, {})
 
     def subject(self, i: int) -> Subject:
         """Draw subject ``i``; the same numbers every time.
@@ -191,14 +200,7 @@ class BrainCohort:
         """
         if not 0 <= i < self.n_subjects:
             raise ValueError(f"BrainCohort.subject: 'i' must be 0 to {self.n_subjects - 1}, got {i}")
-        grid, ranges, key = self.grid, self.ranges, (self.seed, self.split, i)
-        velocity = self._raw_velocity(i) - self._mean_velocity
-        bend = self._draw(ranges.bend, i, "bend") * lattice_noise(
-            BEND_STEP, self._draw(ranges.bend_wavelength, i, "bend wavelength"), generator(*key, "bend field"), 3
-        )
-        position = _positions(grid)
-        position += displacement_on(grid, flow(velocity))
-        position += spread(bend, BEND_STEP, grid)
+        ranges, key = self.ranges, (self.seed, self.split, i)
         shape = Shape(
             **{
                 field.name: self._draw(getattr(ranges, field.name), i, field.name)
@@ -206,42 +208,83 @@ class BrainCohort:
                 if field.name != "variation"
             }
         )
-        common, alone = None, {}
-        if self.lesions:
-            hull = self._geometry.sample(position)["hull"]
-            common = draw_lesions(hull, position, grid, generator(*key, "lesions"), (2, 7), (2.0, 8.0))
-            for contrast in self.contrasts:
-                gen = generator(*key, "lesions", contrast)
-                spots = draw_lesions(hull, position, grid, gen, (1, 2), (2.0, 5.0))
-                alone[contrast] = [
-                    (spots, uniform(0.3, 0.7, gen) if uniform(0, 1, gen) < 0.5 else uniform(1.3, 2, gen))
-                ]
-        shares = tissue_shares(self._geometry, position, shape, grid, generator(*key, "anatomy"), common)
+        bend = band_field(self._draw(ranges.bend_wavelength, i, "bend wavelength"), generator(*key, "bend field"), 3)
+        bend = Field(bend.coefficients * self._draw(ranges.bend, i, "bend"), bend.step)
         tissues = draw_relaxation(ranges, generator(*key, "relaxation"))
-        variation = slow_variation(grid, generator(*key, "variation"))
-        images = {}
-        for contrast in self.contrasts:
-            gen = generator(*key, contrast)
-            sequence = draw_sequence(contrast, ranges, tissues["csf"].t1, gen)
-            images[contrast] = render(
-                shares, tissues, sequence, ranges, variation, grid, gen, uniform(*ranges.texture, gen),
-                uniform(*ranges.bias, gen), alone.get(contrast, ()),
-            )  # fmt: skip
-            if self.misalignment and contrast != self.contrasts[0]:
-                shift = [uniform(-self.misalignment, self.misalignment, gen) / grid.spacing for _ in range(3)]
-                images[contrast] = _shift(images[contrast], shift)
-        return self._finish(self.name(i), images, shares, velocity_on(grid, velocity))
+        common = Lesions.draw(generator(*key, "lesions"), (2, 7), (2.0, 8.0)) if self.lesions else None
+        alone = {}
+        for contrast in self.contrasts if self.lesions else ():
+            gen = generator(*key, "lesions", contrast)
+            value = uniform(0.3, 0.7, gen) if uniform(0, 1, gen) < 0.5 else uniform(1.3, 2.0, gen)
+            alone[contrast] = (Lesions.draw(gen, (1, 2), (2.0, 5.0)), value)
+        return self._assemble(
+            self.name(i),
+            self._raw_velocity(i) - self._mean_velocity,
+            bend,
+            shape,
+            AnatomyFields.draw(shape, generator(*key, "anatomy")),
+            tissues,
+            {c: Look.draw(c, tissues, ranges, self.grid, generator(*key, c)) for c in self.contrasts},
+            (smooth_field(18.0, generator(*key, "slow"), 3), smooth_field(6.0, generator(*key, "less slow"), 3)),
+            common,
+            alone,
+        )
 
-    def _finish(self, name: str, images: dict[str, Tensor], shares: dict[str, Tensor], velocity: Tensor) -> Subject:
-        best = torch.zeros(self.grid.shape)
-        labels = torch.zeros(self.grid.shape, dtype=torch.uint8)
-        brain = torch.zeros(self.grid.shape)
-        for tissue, share in shares.items():
-            labels[share > best] = LABELS[tissue]
-            best = torch.maximum(best, share)
-            if tissue in BRAIN:
-                brain += share
-        return Subject(name, self.affine, {k: _quantize(v) for k, v in images.items()}, labels, velocity, brain > 0.5)
+    def _assemble(
+        self,
+        name: str,
+        velocity: Tensor,
+        bend: Field | None,
+        shape: Shape,
+        fields: AnatomyFields,
+        tissues: Mapping[str, Tissue],
+        looks: Mapping[str, Look],
+        variation: tuple[Field, Field] | None,
+        common: Lesions | None,
+        alone: Mapping[str, tuple[Lesions, float]],
+    ) -> Subject:
+        """Compute the voxels slab by slab: a slab stays in the processor's cache, and memory stays small."""
+        grid, geometry = self.grid, self._geometry
+        n = grid.shape[0]
+        moved = flow(velocity)
+        damped = None if bend is None else damp_outside(bend, moved, geometry)
+        images = {c: torch.zeros(grid.shape) for c in looks}
+        labels, mask = torch.zeros(grid.shape, dtype=torch.uint8), torch.zeros(grid.shape, dtype=torch.bool)
+        in_brain = torch.tensor([float(name in BRAIN) for name in TISSUES])
+        for start in range(0, n, SLAB):
+            rows = max(0, start - 1), min(n, start + SLAB + 1)  # one more on each side for gradients
+            keep = slice(start - rows[0], min(n, start + SLAB) - rows[0])
+            here = slice(start, min(n, start + SLAB))
+            slab = dataclasses.replace(grid, rows=rows)
+            position = slab.positions() + displacement_on(slab, moved)
+            if damped is not None:
+                position += displacement_on(slab, damped)
+            level = geometry.sample(position)
+            lesion = common.share(level["hull"], position, slab) if common else None
+            shares = tissue_shares(level, position, shape, fields, slab, lesion)
+            slow = None if variation is None else 0.8 * variation[0].on(slab) + 0.6 * variation[1].on(slab)
+            extra = {
+                contrast: (spots.share(level["hull"], position, slab), value)
+                for contrast, (spots, value) in alone.items()
+            }
+            for contrast, image in render(shares, tissues, looks, slow, slab, extra).items():
+                images[contrast][here] = image[keep]
+            brain = (in_brain @ shares.flatten(1)).reshape(slab.shape)
+            best, dominant = torch.zeros(slab.shape), torch.zeros(slab.shape, dtype=torch.uint8)
+            for tissue, share in zip(TISSUES.values(), shares, strict=True):
+                dominant.masked_fill_(share > best, tissue.label)
+                torch.maximum(best, share, out=best)
+            labels[here], mask[here] = dominant[keep], brain[keep] > 0.5
+        for k, contrast in enumerate(images):
+            if k and bend is not None and self.misalignment:
+                images[contrast] = self._misaligned(images[contrast], name, contrast)
+            images[contrast] = _normalize(images[contrast])
+        return Subject(name, self.affine, images, labels, velocity_on(grid, velocity), mask)
+
+    def _misaligned(self, image: Tensor, *words: object) -> Tensor:
+        gen = generator(self.seed, "misalignment", *words)
+        span = self.misalignment / self.grid.spacing
+        return shift_image(image, [uniform(-span, span, gen) for _ in range(3)])
 
     def datalist(self) -> list[dict[str, str]]:
         """List the cohort's files, generating the missing ones; NIfTI, uncompressed, so that a slice is read lazily.
@@ -280,34 +323,9 @@ class BrainCohort:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _positions(grid: Grid) -> Tensor:
-    return torch.stack(torch.meshgrid(*grid.axes(), indexing="ij"))
-
-
-def _quantize(image: Tensor) -> Tensor:
-    """Round to the 15 bits that the files keep."""
-    return (image * 32767).round_().div_(32767)
-
-
-def _middle(ranges: Ranges) -> Ranges:
-    """Replace every range by its middle."""
-    return dataclasses.replace(
-        ranges,
-        **{
-            f.name: ((sum(getattr(ranges, f.name)) / 2,) * 2)
-            for f in dataclasses.fields(ranges)
-            if f.name != "amplitude"
-        },
-    )
-
-
-def _shift(image: Tensor, shift: Sequence[float]) -> Tensor:
-    """Move an image by a fraction of a voxel along each axis, by linear interpolation; the border is repeated."""
-    for axis, amount in enumerate(shift):
-        whole = int(np.floor(amount))
-        part = amount - whole
-        n = image.shape[axis]
-        index = torch.arange(n)
-        low, high = (index - whole).clamp(0, n - 1), (index - whole - 1).clamp(0, n - 1)
-        image = (1 - part) * image.index_select(axis, low) + part * image.index_select(axis, high)
-    return image
+def _normalize(image: Tensor) -> Tensor:
+    """Scale bright tissue to about 0.75, cut at 1, and round to the 15 bits that the files keep."""
+    head = image[image > 0.05 * image.max()]
+    step = max(1, head.numel() // 200_000)
+    scale = torch.quantile(head[::step], 0.995) if head.numel() else torch.ones(())
+    return (image / (1.3 * scale)).clamp_(0, 1).mul_(32767).round_().div_(32767)

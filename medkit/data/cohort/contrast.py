@@ -1,14 +1,14 @@
 """Magnetic-resonance contrasts from tissue shares: signal equations, texture, slow variation and receive bias."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medkit.data.cohort.labels import TISSUES, Tissue
-from medkit.data.cohort.lattice import Grid, lattice_shape, smooth, spread, uniform
+from medkit.data.cohort.lattice import Field, Grid, lattice_shape, smooth_field, uniform
 from medkit.data.cohort.ranges import Ranges
 
 CONTRASTS = ("t1", "t2", "pd", "flair")
@@ -55,7 +55,11 @@ def signal(sequence: PulseSequence, t1: float, t2: float, density: float) -> flo
 def draw_sequence(contrast: str, ranges: Ranges, fluid_t1: float, gen: torch.Generator) -> PulseSequence:
     """Draw the timing of ``t1``, ``t2``, ``pd`` or ``flair``; ``fluid_t1`` in ms fixes FLAIR's inversion."""
     if contrast == "t1":
-        if uniform(0, 1, gen) < 0.6:
+        choice = uniform(0, 1, gen)
+        if choice < 0.4:
+            tr, ti = uniform(*ranges.t1_ir_tr, gen), uniform(*ranges.t1_ir_ti, gen)
+            return PulseSequence("inversion", tr, uniform(2, 5, gen), ti=ti)
+        if choice < 0.75:
             return PulseSequence(
                 "gradient_echo", uniform(*ranges.t1_tr, gen), uniform(2, 5, gen), uniform(*ranges.t1_flip, gen)
             )
@@ -87,79 +91,109 @@ def draw_relaxation(ranges: Ranges, gen: torch.Generator) -> dict[str, Tissue]:
     return out
 
 
-def slow_variation(grid: Grid, gen: torch.Generator) -> Tensor:
-    """Draw slow changes of T1, T2 and density inside the tissues, unit variance, ``(3, X, Y, Z)``; one per subject."""
-    return 0.8 * smooth(18.0, grid, gen, 3) + 0.6 * smooth(6.0, grid, gen, 3)
+@dataclass(frozen=True)
+class Look:
+    """Everything random about one contrast of one subject but its voxel noise, drawn once and used slab by slab.
+
+    Args:
+        sequence: what is played.
+        level: signal of each tissue.
+        texture: factor on the tissues' texture.
+        bias: standard deviation of the bias field's logarithm.
+        shade: bias field of unit variance.
+        octaves: texture fields, coarse to fine, each of unit variance.
+        seed: of the texture at the size of a voxel.
+    """
+
+    sequence: PulseSequence
+    level: Mapping[str, float]
+    texture: float
+    bias: float
+    shade: Field
+    octaves: tuple[Field, ...]
+    seed: int
+
+    @classmethod
+    def draw(
+        cls, contrast: str, tissues: Mapping[str, Tissue], ranges: Ranges, grid: Grid, gen: torch.Generator
+    ) -> "Look":
+        """Draw the look of ``contrast`` in a subject with the given tissues."""
+        sequence = draw_sequence(contrast, ranges, tissues["csf"].t1, gen)
+        level = {name: signal(sequence, t.t1, t.t2, t.density) for name, t in tissues.items()}
+        top = max(level[n] for n in ("white_matter", "cortex", "csf"))
+        blood, suppressed = uniform(*ranges.inflow, gen), uniform(*ranges.fat, gen)
+        level["vessel"] = top * (blood if sequence.kind == "gradient_echo" else 0.15 * blood)
+        for name in ("fat", "marrow"):
+            level[name] *= suppressed
+        texture, bias = uniform(*ranges.texture, gen), uniform(*ranges.bias, gen)
+        steps, step = [], 1.4 * grid.spacing
+        while step < 10:
+            steps.append(step)
+            step *= 1.8
+        octaves = tuple(_white(step, gen) for step in steps)
+        seed = int(torch.randint(2**62, (), generator=gen))
+        return cls(sequence, level, texture, bias, smooth_field(60.0, gen, step=20.0), octaves, seed)
+
+    def grain(self, grid: Grid) -> Tensor:
+        """Evaluate the texture: a spectrum like 1/f from the voxel up to 15 mm, unit variance, ``(X, Y, Z)``."""
+        first = grid.rows[0] if grid.rows else 0
+        out = 0.4 * torch.randn(grid.shape, generator=torch.Generator().manual_seed(self.seed + first))
+        total = 0.4**2
+        for octave in self.octaves:
+            weight = (octave.step / grid.spacing) ** 0.25 * 0.6
+            out += octave.on(grid)[0].mul_(weight)
+            total += weight**2
+        return out.div_(math.sqrt(total))
 
 
-def fine_texture(grid: Grid, gen: torch.Generator) -> Tensor:
-    """Draw texture with a spectrum like 1/f from the voxel up to 16 mm, unit variance, ``(X, Y, Z)``."""
-    out = 0.35 * torch.randn(grid.shape, generator=gen)
-    total = 0.35**2
-    step = 1.5 * grid.spacing
-    while step <= 8.0:
-        weight = (step / grid.spacing) ** 0.25 * 0.6
-        shape = lattice_shape(step)
-        out += spread(torch.randn(shape, generator=gen), step, grid).mul_(weight / 0.34)
-        total += weight**2
-        step *= 2
-    return out.div_(math.sqrt(total))
+def _white(step: float, gen: torch.Generator) -> Field:
+    """Draw white noise on a lattice whose spline has unit variance."""
+    one_axis = 151 / 315  # mean over the positions of the sum of squared cubic B-spline weights
+    return Field(torch.randn((1, *lattice_shape(step)), generator=gen) / one_axis**1.5, step)
 
 
 def render(
-    shares: Mapping[str, Tensor],
+    shares: Tensor,
     tissues: Mapping[str, Tissue],
-    sequence: PulseSequence,
-    ranges: Ranges,
-    variation: Tensor,
+    looks: Mapping[str, Look],
+    variation: Tensor | None,
     grid: Grid,
-    gen: torch.Generator,
-    texture: float = 1.0,
-    bias: float = 0.1,
-    extra: Sequence[tuple[Tensor, float]] = (),
-) -> Tensor:
-    """Compute one noise-free image.
+    extra: Mapping[str, tuple[Tensor, float]],
+) -> dict[str, Tensor]:
+    """Compute noise-free images.
 
     Args:
         shares: share of each tissue, as :func:`medkit.data.cohort.anatomy.tissue_shares` gives them.
         tissues: relaxation times and densities of this subject.
-        sequence: what is played.
-        ranges: the split's ranges (brightness of blood).
-        variation: :func:`slow_variation` of this subject.
-        grid: voxel grid.
-        gen: source of this contrast's randomness.
-        texture: factor on the tissues' texture; 0 leaves it away.
-        bias: standard deviation of the bias field's logarithm; 0 leaves it away.
-        extra: pairs of a lesion's share in this contrast alone and its brightness in units of white matter.
+        looks: the contrasts.
+        variation: slow changes of T1, T2 and density inside the tissues, unit variance, ``(3, X, Y, Z)``; ``None``
+            leaves away these, texture and bias.
+        grid: voxel grid, or a slab of it.
+        extra: for some contrasts a lesion's share in it alone and its brightness in units of white matter.
 
     Returns:
-        Magnitude, float32, ``(X, Y, Z)``, 0 to 1.
+        For each contrast its magnitude, float32, ``(X, Y, Z)``, in units of the equilibrium magnetisation of water.
     """
-    level = {name: signal(sequence, t.t1, t.t2, t.density) for name, t in tissues.items()}
-    top = max(level[n] for n in ("white_matter", "cortex", "csf"))
-    level["vessel"] = top * (
-        uniform(*ranges.inflow, gen) if sequence.kind == "gradient_echo" else uniform(0, 0.15, gen)
-    )
-    image = torch.zeros(grid.shape)
-    grain = torch.zeros(grid.shape)
-    drift = torch.zeros(grid.shape)
-    slope = torch.zeros(grid.shape)
-    for name, share in shares.items():
-        tissue, value = tissues[name], level[name]
-        if value <= 0:
-            continue
-        image.add_(share, alpha=value)
-        grain.add_(share, alpha=tissue.texture * texture)
-        drift.add_(share, alpha=tissue.spread)
-        by_t2 = sequence.te / tissue.t2
-        slope.add_(share, alpha=tissue.spread * min(by_t2, 2.0))
-    for share, value in extra:
-        image += share * (value * level["white_matter"] - image)
-    if texture:
-        image *= 1 + grain * fine_texture(grid, gen).clamp_(-3, 3)
-        change = slope * variation[1] + drift * (variation[2] - (0.7 if sequence.te < 50 else 0.2) * variation[0])
-        image *= change.exp_()
-    if bias:
-        image *= (bias * smooth(70.0, grid, gen)[0]).exp_()
-    scale = torch.quantile(image[:: max(1, image.shape[0] // 48), :: max(1, image.shape[1] // 48)].flatten(), 0.998)
-    return (image / (1.3 * scale)).clamp_(0, 1)
+    names, n = list(TISSUES), len(looks)
+    weights = torch.zeros(2 * n + 2, len(names))
+    for column, name in enumerate(names):
+        tissue = tissues[name]
+        for row, look in enumerate(looks.values()):
+            weights[row, column] = look.level[name]
+            weights[n + row, column] = tissue.spread * min(look.sequence.te / tissue.t2, 2.0)
+        weights[2 * n, column], weights[2 * n + 1, column] = tissue.texture, tissue.spread
+    maps = (weights @ shares.flatten(1)).reshape(-1, *grid.shape)
+    out = {}
+    for row, (contrast, look) in enumerate(looks.items()):
+        image = maps[row]
+        if contrast in extra:
+            share, value = extra[contrast]
+            image += share * (value * look.level["white_matter"] - image)
+        if variation is not None:
+            by_t1 = 0.7 if look.sequence.te < 50 else 0.2
+            change = maps[n + row].mul_(variation[1])
+            change += maps[-1] * (variation[2] - by_t1 * variation[0])
+            change += maps[2 * n] * look.grain(grid).clamp_(-3, 3).mul_(look.texture)
+            image = image.mul_(change.add_(look.shade.on(grid)[0], alpha=look.bias).exp_())
+        out[contrast] = image
+    return out

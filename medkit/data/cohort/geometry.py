@@ -9,26 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from medkit.data.cohort.lattice import Grid
+from medkit.data.cohort.lattice import Grid, sample_at
 
 FINE, COARSE = 1.0, 2.0  # mm between the samples of the stored level sets
 FINE_NAMES = ("white", "ventricle")
-COARSE_NAMES = (
-    "brain",
-    "hull",
-    "cerebellum",
-    "brainstem",
-    "caudate",
-    "putamen",
-    "pallidum",
-    "thalamus",
-    "hippocampus",
-    "amygdala",
-)
 # Middle (mm, right hemisphere; mirrored to the left), half axes (mm) and tilt (radians about x) of an ellipsoid that
 # encloses each deep structure; within it the tissue maps decide.
 DEEP = {
@@ -39,6 +26,9 @@ DEEP = {
     "hippocampus": ((27.0, -23.0, -14.0), (7.0, 18.0, 6.0), 0.45),
     "amygdala": ((24.0, -4.0, -19.0), (8.0, 8.0, 8.0), 0.0),
 }
+COARSE_NAMES = ("brain", "hull", "cerebellum", "brainstem", *DEEP)
+DEEP_BOX = ((-48.0, 48.0), (-62.0, 44.0), (-38.0, 42.0))  # mm, where the deep structures lie, with 10 mm around
+FAR = 10.0  # mm, their distance elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +38,8 @@ class Geometry:
     """Level sets of the template, negative inside, in mm.
 
     Args:
-        fine: float32 ``(1, len(FINE_NAMES), *Grid(FINE).shape)``.
-        coarse: float32 ``(1, len(COARSE_NAMES), *Grid(COARSE).shape)``.
+        fine: float32 ``(len(FINE_NAMES), *Grid(FINE).shape)``.
+        coarse: float32 ``(len(COARSE_NAMES), *Grid(COARSE).shape)``.
     """
 
     fine: Tensor
@@ -57,18 +47,19 @@ class Geometry:
 
     def sample(self, position: Tensor) -> dict[str, Tensor]:
         """Return every level set at ``position`` (mm, RAS), ``(3, X, Y, Z)``, as a dictionary of ``(X, Y, Z)``."""
-        out: dict[str, Tensor] = {}
-        for stored, names, spacing in ((self.fine, FINE_NAMES, FINE), (self.coarse, COARSE_NAMES, COARSE)):
-            grid = Grid(spacing)
-            unit = torch.stack(
-                [
-                    (position[k] - grid.origin[k]) * (2 / (spacing * (grid.shape[k] - 1))) - 1
-                    for k in (2, 1, 0)  # grid_sample counts the last axis first
-                ],
-                dim=-1,
-            )
-            values = F.grid_sample(stored, unit[None], padding_mode="border", align_corners=True)[0]
-            out.update(zip(names, values, strict=True))
+        out = dict(zip(FINE_NAMES, sample_at(self.fine, Grid(FINE), position), strict=True))
+        n_wide = len(COARSE_NAMES) - len(DEEP)
+        out.update(zip(COARSE_NAMES, sample_at(self.coarse[:n_wide], Grid(COARSE), position), strict=False))
+        # The deep structures fill a small box: elsewhere they are far away.
+        deep = torch.full((len(DEEP), *position.shape[1:]), FAR)
+        inside = torch.ones(position.shape[1:], dtype=torch.bool)
+        for k, (low, high) in enumerate(DEEP_BOX):
+            inside &= (position[k] > low) & (position[k] < high)
+        if bool(inside.any()):
+            box = [slice(int(i.min()), int(i.max()) + 1) for i in inside.nonzero(as_tuple=True)]
+            part = position[:, box[0], box[1], box[2]]
+            deep[:, box[0], box[1], box[2]] = sample_at(self.coarse[n_wide:], Grid(COARSE), part)
+        out.update(zip(DEEP, deep, strict=True))
         return out
 
 
@@ -163,8 +154,8 @@ def build_geometry() -> Geometry:
         taken |= inside
         solid[name] = _halve(signed_distance(inside, FINE, blur=0.8))
     return Geometry(
-        torch.from_numpy(np.stack([white_distance, ventricle]))[None].clamp(-30, 30).half().float(),
-        torch.from_numpy(np.stack([solid[n] for n in COARSE_NAMES]))[None].half().float(),
+        torch.from_numpy(np.stack([white_distance, ventricle])).clamp(-30, 30).half().float(),
+        torch.from_numpy(np.stack([solid[n] for n in COARSE_NAMES])).half().float(),
     )
 
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FIELD_OF_VIEW = (192.0, 232.0, 192.0)  # mm, left-right, back-front, foot-head
@@ -20,6 +22,7 @@ class Grid:
     Args:
         spacing: edge of a voxel in mm.
         sides: number of voxels along x, y and z; ``None`` covers the field of view.
+        rows: first voxel along x and the one after the last, for a part of the grid; ``None`` is all of it.
 
     Example:
         >>> Grid(2.0).shape
@@ -28,24 +31,35 @@ class Grid:
 
     spacing: float
     sides: tuple[int, int, int] | None = None
+    rows: tuple[int, int] | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of voxels along x, y and z."""
+    def whole(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y and z without regard to ``rows``."""
         if self.sides is not None:
             return self.sides
         x, y, z = (8 * math.ceil(side / self.spacing / 8 - 1e-6) for side in FIELD_OF_VIEW)
         return x, y, z
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y and z."""
+        x, y, z = self.whole
+        return (x, y, z) if self.rows is None else (self.rows[1] - self.rows[0], y, z)
+
+    @property
     def origin(self) -> tuple[float, float, float]:
         """Position in mm of the first voxel's middle."""
-        x, y, z = (c - self.spacing * (n - 1) / 2 for c, n in zip(CENTER, self.shape, strict=True))
-        return x, y, z
+        x, y, z = (c - self.spacing * (n - 1) / 2 for c, n in zip(CENTER, self.whole, strict=True))
+        return x + self.spacing * (self.rows[0] if self.rows else 0), y, z
 
     def axes(self) -> list[Tensor]:
         """Return the coordinates in mm of the voxels' middles along x, y and z."""
         return [o + self.spacing * torch.arange(n) for o, n in zip(self.origin, self.shape, strict=True)]
+
+    def positions(self) -> Tensor:
+        """Return the coordinates in mm of every voxel, float32, ``(3, X, Y, Z)``."""
+        return torch.stack(torch.meshgrid(*self.axes(), indexing="ij"))
 
 
 def generator(*words: object) -> torch.Generator:
@@ -70,12 +84,12 @@ def lattice(step: float) -> Grid:
     return Grid(step, lattice_shape(step))
 
 
-@lru_cache(maxsize=512)
-def _weights(grid: Grid, step: float, axis: int, interpolate: bool) -> Tensor:
+@lru_cache(maxsize=4096)
+def _weights(origin: float, spacing: float, n_voxels: int, step: float, axis: int, interpolate: bool) -> Tensor:
     """Weights (voxels, lattice points) of cubic B-splines, or of Catmull-Rom splines that pass through the points."""
     n = lattice_shape(step)[axis]
-    position = (grid.axes()[axis] - CENTER[axis]) / step + (n - 1) / 2
-    t = (position[:, None] - torch.arange(n, dtype=position.dtype)[None]).abs()
+    position = (origin + spacing * torch.arange(n_voxels) - CENTER[axis]) / step + (n - 1) / 2
+    t = (position[:, None] - torch.arange(n)[None]).abs()
     if interpolate:
         inner = 1 - 2.5 * t**2 + 1.5 * t**3
         outer = torch.where(t < 2, 2 - 4 * t + 2.5 * t**2 - 0.5 * t**3, 0.0)
@@ -98,61 +112,95 @@ def spread(coarse: Tensor, step: float, grid: Grid, interpolate: bool = False) -
     Returns:
         Values, float32, ``(..., *grid.shape)``.
     """
-    x = torch.einsum("Xa,...abc->...Xbc", _weights(grid, step, 0, interpolate), coarse)
-    x = torch.einsum("Yb,...Xbc->...XYc", _weights(grid, step, 1, interpolate), x)
-    return (x @ _weights(grid, step, 2, interpolate).T).contiguous()
+    wx, wy, wz = (_weights(grid.origin[k], grid.spacing, grid.shape[k], step, k, interpolate) for k in range(3))
+    leading, (_, b, c) = coarse.shape[:-3], coarse.shape[-3:]
+    x = (wx @ coarse.reshape(-1, coarse.shape[-3], b * c)).reshape(-1, b, c)
+    return (wy @ x @ wz.T).reshape(*leading, *grid.shape)
 
 
-def lattice_noise(
-    step: float, wavelength: float, gen: torch.Generator, channels: int = 1, octaves: float = 0.35
-) -> Tensor:
-    """Draw band-limited normal noise on a lattice: a ring in frequency around ``1 / wavelength``.
+def sample_at(values: Tensor, grid: Grid, position: Tensor) -> Tensor:
+    """Interpolate linearly at scattered points; the border is repeated.
 
     Args:
-        step: distance of the lattice points in mm, at most a third of the wavelength.
+        values: float32, ``(channels, *grid.shape)``.
+        grid: where ``values`` lie.
+        position: points in mm, float32, ``(3, X, Y, Z)``.
+
+    Returns:
+        Float32, ``(channels, X, Y, Z)``.
+    """
+    unit = torch.stack(
+        [
+            (position[k] - grid.origin[k]) * (2 / (grid.spacing * (grid.shape[k] - 1))) - 1
+            for k in (2, 1, 0)  # grid_sample counts the last axis first
+        ],
+        dim=-1,
+    )
+    return F.grid_sample(values[None], unit[None], padding_mode="border", align_corners=True)[0]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Random fields kept as spline coefficients, to be evaluated on any grid.
+
+    Args:
+        coefficients: float32, ``(channels, *lattice_shape(step))``.
+        step: distance of the lattice points in mm.
+    """
+
+    coefficients: Tensor
+    step: float
+
+    def on(self, grid: Grid) -> Tensor:
+        """Evaluate on ``grid``, float32, ``(channels, X, Y, Z)``."""
+        return spread(self.coefficients, self.step, grid)
+
+    def at(self, position: Tensor) -> Tensor:
+        """Evaluate at scattered points (mm, RAS), ``(3, X, Y, Z)``, by a linear spline; ``(channels, X, Y, Z)``."""
+        points = lattice(self.step / 2)
+        values = self.on(points)
+        return sample_at(values, points, position)
+
+
+def band_field(wavelength: float, gen: torch.Generator, channels: int = 1, octaves: float = 0.35) -> Field:
+    """Draw band-limited normal fields of unit variance: a ring in frequency around ``1 / wavelength``.
+
+    Args:
         wavelength: middle of the band in mm.
         gen: source of randomness.
         channels: number of independent fields.
         octaves: half width of the band in octaves (standard deviation of a Gaussian).
-
-    Returns:
-        Noise of unit variance, float32, ``(channels, *lattice_shape(step))``.
     """
-    shape = lattice_shape(step)
-    frequency = _radius(shape, step)
-    gain = torch.exp(-0.5 * (torch.log2(frequency.clamp(min=1e-6) * wavelength) / octaves) ** 2)
-    noise = torch.fft.rfftn(torch.randn((channels, *shape), generator=gen), dim=(1, 2, 3)) * gain
-    out = torch.fft.irfftn(noise, s=shape, dim=(1, 2, 3))
-    return out / out.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
-
-
-def smooth_lattice(step: float, width: float, gen: torch.Generator, channels: int = 1) -> Tensor:
-    """Draw low-pass normal noise on a lattice: white noise under a Gaussian of standard deviation ``width`` mm.
-
-    Returns:
-        Noise of unit variance, float32, ``(channels, *lattice_shape(step))``.
-    """
-    shape = lattice_shape(step)
-    gain = torch.exp(-2 * (math.pi * width * _radius(shape, step)) ** 2)
-    noise = torch.fft.rfftn(torch.randn((channels, *shape), generator=gen), dim=(1, 2, 3)) * gain
-    out = torch.fft.irfftn(noise, s=shape, dim=(1, 2, 3))
-    return out / (gain[..., 1:-1].square().sum() * 2 + gain[..., 0].square().sum()).sqrt() * math.sqrt(math.prod(shape))
-
-
-def band(wavelength: float, grid: Grid, gen: torch.Generator, channels: int = 1) -> Tensor:
-    """Draw band-limited noise of about unit variance on ``grid``, ``(channels, X, Y, Z)``."""
     step = wavelength / 4
-    return spread(lattice_noise(step, wavelength, gen, channels), step, grid) * 1.45
+
+    def gain(radius: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (torch.log2(radius.clamp(min=1e-6) * wavelength) / octaves) ** 2)
+
+    return Field(_filtered(step, gain, gen, channels), step)
 
 
-def smooth(width: float, grid: Grid, gen: torch.Generator, channels: int = 1) -> Tensor:
-    """Draw smooth noise of unit variance and correlation length ``width`` mm on ``grid``, ``(channels, X, Y, Z)``."""
-    step = max(width, 4.0)
-    return spread(smooth_lattice(step, width, gen, channels), step, grid) * 1.2
+def smooth_field(width: float, gen: torch.Generator, channels: int = 1, step: float | None = None) -> Field:
+    """Draw normal fields of unit variance under a Gaussian of standard deviation ``width`` mm."""
+    step = max(width, 4.0) if step is None else step
+
+    def gain(radius: Tensor) -> Tensor:
+        return torch.exp(-2 * (math.pi * width * radius) ** 2)
+
+    return Field(_filtered(step, gain, gen, channels), step)
 
 
-def _radius(shape: tuple[int, int, int], step: float) -> Tensor:
-    fx = torch.fft.fftfreq(shape[0], step)[:, None, None]
-    fy = torch.fft.fftfreq(shape[1], step)[None, :, None]
-    fz = torch.fft.rfftfreq(shape[2], step)[None, None]
-    return (fx**2 + fy**2 + fz**2).sqrt()
+def _filtered(step: float, gain: Callable[[Tensor], Tensor], gen: torch.Generator, channels: int) -> Tensor:
+    """White noise under ``gain`` (of the frequency in 1/mm), scaled so that its spline has unit variance."""
+    shape = lattice_shape(step)
+    fx, fy, fz = torch.fft.fftfreq(shape[0]), torch.fft.fftfreq(shape[1]), torch.fft.rfftfreq(shape[2])
+    weight = gain((fx[:, None, None] ** 2 + fy[:, None] ** 2 + fz**2).sqrt() / step)
+    noise = torch.fft.rfftn(torch.randn((channels, *shape), generator=gen), dim=(1, 2, 3)) * weight
+    out = torch.fft.irfftn(noise, s=shape, dim=(1, 2, 3))
+    # A B-spline passes (2 + cos(2 pi f)) / 3 of a frequency, along each axis, at the lattice points.
+    passed = [(2 + (2 * math.pi * f).cos()) / 3 for f in (fx, fy, fz)]
+    kept = (weight * passed[0][:, None, None] * passed[1][:, None] * passed[2]).square()
+    twice = torch.full((kept.shape[-1],), 2.0)
+    twice[0] = 1.0
+    if shape[2] % 2 == 0:
+        twice[-1] = 1.0
+    return out / ((kept * twice).sum() / math.prod(shape)).sqrt()

@@ -15,8 +15,10 @@ class Ranges:
         amplitude: standard deviation of the velocity's coarse and fine part.
         bend: standard deviation of the folding displacement, wavelength ``bend_wavelength``.
         bend_wavelength: wavelength of the folding displacement.
-        fold: amplitude of the gyri that are added to the white surface.
+        fold: amplitude of the ripple that is added to the white surface.
         fold_wavelength: distance from one added gyrus to the next.
+        sulcus: half width of the added sulci.
+        edge: width in voxels of the borders between grey matter, white matter and fluid.
         thickness: cortex.
         atrophy: recession of the cortex and, doubled, widening of the ventricles; negative for a full brain.
         rim: fluid between brain and skull.
@@ -27,6 +29,8 @@ class Ranges:
         texture: factor on the tissues' texture.
         relaxation: relative change of relaxation times and proton density from subject to subject.
         bias: standard deviation of the logarithm of the receive bias.
+        t1_ir_tr: repetition time of the T1-weighted inversion recovery (a magnetisation-prepared gradient echo).
+        t1_ir_ti: its inversion time.
         t1_tr: repetition time of the spoiled gradient echo.
         t1_flip: its flip angle in degrees.
         t1_se_tr: repetition time of the T1-weighted spin echo.
@@ -37,14 +41,17 @@ class Ranges:
         flair_tr: repetition time of the inversion recovery.
         flair_te: its echo time.
         flair_null: factor on the inversion time that nulls fluid.
+        fat: factor on the signal of fat and marrow.
         inflow: brightness of blood on gradient echoes, in units of the brightest tissue.
     """
 
-    amplitude: tuple[Range, Range] = ((2.5, 5.0), (1.2, 2.4))
+    amplitude: tuple[Range, Range] = ((3.0, 5.5), (1.0, 2.0))
     bend: Range = (0.9, 1.8)
     bend_wavelength: Range = (20.0, 30.0)
-    fold: Range = (1.2, 2.6)
+    fold: Range = (0.8, 1.8)
+    sulcus: Range = (0.25, 0.9)
     fold_wavelength: Range = (11.0, 17.0)
+    edge: Range = (1.0, 1.9)
     thickness: Range = (2.3, 3.1)
     atrophy: Range = (-0.4, 0.8)
     rim: Range = (0.8, 3.0)
@@ -52,9 +59,11 @@ class Ranges:
     scalp: Range = (4.0, 8.0)
     marrow: Range = (0.25, 0.6)
     folia_wavelength: Range = (3.4, 5.2)
-    texture: Range = (0.6, 1.6)
+    texture: Range = (0.8, 2.2)
     relaxation: Range = (-0.1, 0.1)
     bias: Range = (0.05, 0.22)
+    t1_ir_tr: Range = (1800.0, 2400.0)
+    t1_ir_ti: Range = (820.0, 1050.0)
     t1_tr: Range = (14.0, 26.0)
     t1_flip: Range = (20.0, 35.0)
     t1_se_tr: Range = (430.0, 700.0)
@@ -65,6 +74,7 @@ class Ranges:
     flair_tr: Range = (8000.0, 11000.0)
     flair_te: Range = (90.0, 140.0)
     flair_null: Range = (0.94, 1.02)
+    fat: Range = (0.25, 0.9)
     inflow: Range = (0.3, 1.1)
 
 
@@ -75,12 +85,12 @@ RANGES: dict[str, Ranges] = {
     ),
     "test": dataclasses.replace(
         Ranges(),
-        amplitude=((3.0, 5.5), (1.5, 2.6)),
+        amplitude=((3.5, 6.0), (1.2, 2.2)),
         bend=(1.1, 2.0),
-        fold=(1.5, 2.8),
+        fold=(1.0, 2.0),
         fold_wavelength=(10.5, 15.5),
         atrophy=(-0.2, 1.0),
-        texture=(0.8, 1.8),
+        texture=(0.7, 2.4),
         relaxation=(-0.12, 0.12),
         t1_flip=(22.0, 37.0),
         t2_te=(80.0, 125.0),
