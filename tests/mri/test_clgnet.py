@@ -250,7 +250,8 @@ def test_consistency_agrees_with_the_centred_complex_one(kind, n_coils, size):
     from medkit.mri.channels import channels_to_complex
     from medkit.mri.data_consistency import conjugate_gradient_data_consistency, soft_data_consistency
 
-    x, x0, mask, maps = sample(size, n_coils)
+    _, x0, mask, maps = sample(size, n_coils)
+    x = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2))
     ours = ChannelDataConsistency(kind, 0.2, n_iterations=3)(x, x0, mask, maps, "fft")
     centred = torch.fft.fftshift(mask, dim=(2, 3)) > 0.5
     z, z0, s = (None if t is None else channels_to_complex(t) for t in (x, x0, maps))
@@ -340,6 +341,14 @@ def test_bfloat16_autocast_keeps_the_transforms_in_float32(mode):
             mixed = net(x0, mask)
     assert mixed.dtype == torch.float32
     assert 0 < relative(mixed, exact) < 1e-2
+
+
+def test_bfloat16_autocast_does_not_blur_the_measurement():
+    net = scaled_up(CLGNet(preset="small", dc="hard", fft_backend="matmul")).eval()
+    _, x0, mask, _ = sample()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = net(x0, mask)
+    assert relative(normal_channels(out, mask, None, False, "fft"), x0) < 1e-5
 
 
 def test_resolution_transfer():
