@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +36,8 @@ from medkit.data.cohort.lesions import Lesions
 from medkit.data.cohort.ranges import RANGES, SPLITS, Range, Ranges
 from medkit.data.cohort.shape import Shape
 
-VERSION = 2  # of the generator: any change of what it draws counts it up, so that no cache mixes two of them
-SLAB = 8  # rows computed at a time
+VERSION = 3  # of the generator: any change of what it draws counts it up, so that no cache mixes two of them
+BLOCK = (24, 1024, 32)  # voxels computed at a time
 
 logger = logging.getLogger(__name__)
 
@@ -243,34 +244,29 @@ class BrainCohort:
         common: Lesions | None,
         alone: Mapping[str, tuple[Lesions, float]],
     ) -> Subject:
-        """Compute the voxels slab by slab: a slab stays in the processor's cache, and memory stays small."""
+        """Compute the voxels block by block: a block stays in the processor's cache, and memory stays small."""
         grid, geometry = self.grid, self._geometry
-        n = grid.shape[0]
         moved = flow(velocity)
         damped = None if bend is None else damp_outside(bend, moved, geometry)
         images = {c: torch.zeros(grid.shape) for c in looks}
         labels, mask = torch.zeros(grid.shape, dtype=torch.uint8), torch.zeros(grid.shape, dtype=torch.bool)
         in_brain = torch.tensor([float(name in BRAIN) for name in TISSUES])
-        for start in range(0, n, SLAB):
-            rows = max(0, start - 1), min(n, start + SLAB + 1)  # one more on each side for gradients
-            keep = slice(start - rows[0], min(n, start + SLAB) - rows[0])
-            here = slice(start, min(n, start + SLAB))
-            slab = dataclasses.replace(grid, rows=rows)
-            position = slab.positions() + displacement_on(slab, moved)
+        for block, here, keep in _blocks(grid):
+            position = block.positions() + displacement_on(block, moved)
             if damped is not None:
-                position += displacement_on(slab, damped)
+                position += displacement_on(block, damped)
             level = geometry.sample(position)
-            lesion = common.share(level["hull"], position, slab) if common else None
-            shares = tissue_shares(level, position, shape, fields, slab, lesion)
-            slow = None if variation is None else 0.8 * variation[0].on(slab) + 0.6 * variation[1].on(slab)
+            lesion = common.share(level["hull"], position, block) if common else None
+            shares = tissue_shares(level, position, shape, fields, block, lesion)
+            slow = None if variation is None else 0.8 * variation[0].on(block) + 0.6 * variation[1].on(block)
             extra = {
-                contrast: (spots.share(level["hull"], position, slab), value)
+                contrast: (spots.share(level["hull"], position, block), value)
                 for contrast, (spots, value) in alone.items()
             }
-            for contrast, image in render(shares, tissues, looks, slow, slab, extra).items():
+            for contrast, image in render(shares, tissues, looks, slow, block, extra).items():
                 images[contrast][here] = image[keep]
-            brain = (in_brain @ shares.flatten(1)).reshape(slab.shape)
-            best, dominant = torch.zeros(slab.shape), torch.zeros(slab.shape, dtype=torch.uint8)
+            brain = (in_brain @ shares.flatten(1)).reshape(block.shape)
+            best, dominant = torch.zeros(block.shape), torch.zeros(block.shape, dtype=torch.uint8)
             for tissue, share in zip(TISSUES.values(), shares, strict=True):
                 dominant.masked_fill_(share > best, tissue.label)
                 torch.maximum(best, share, out=best)
@@ -323,9 +319,25 @@ class BrainCohort:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _blocks(grid: Grid) -> Iterator[tuple[Grid, tuple[slice, ...], tuple[slice, ...]]]:
+    """Cut a grid into blocks with one more voxel on each side, for gradients.
+
+    Yields:
+        The block, where its core lies in the whole grid, and where its core lies in the block.
+    """
+    for start in itertools.product(*(range(0, n, size) for n, size in zip(grid.shape, BLOCK, strict=True))):
+        stop = [min(n, k + size) for n, k, size in zip(grid.shape, start, BLOCK, strict=True)]
+        low = [max(0, k - 1) for k in start]
+        high = [min(n, k + 1) for n, k in zip(grid.shape, stop, strict=True)]
+        count = tuple(b - a for a, b in zip(low, high, strict=True))
+        block = dataclasses.replace(grid, first=(low[0], low[1], low[2]), count=(count[0], count[1], count[2]))
+        here = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        yield block, here, tuple(slice(h.start - a, h.stop - a) for h, a in zip(here, low, strict=True))
+
+
 def _normalize(image: Tensor) -> Tensor:
     """Scale bright tissue to about 0.75, cut at 1, and round to the 15 bits that the files keep."""
-    head = image[image > 0.05 * image.max()]
-    step = max(1, head.numel() // 200_000)
-    scale = torch.quantile(head[::step], 0.995) if head.numel() else torch.ones(())
+    step = max(1, round((image.numel() / 300_000) ** (1 / 3)))
+    part = image[::step, ::step, ::step]
+    scale = torch.quantile(part[part > 0.05 * part.max()], 0.995)
     return (image / (1.3 * scale)).clamp_(0, 1).mul_(32767).round_().div_(32767)

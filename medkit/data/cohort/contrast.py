@@ -136,8 +136,9 @@ class Look:
 
     def grain(self, grid: Grid) -> Tensor:
         """Evaluate the texture: a spectrum like 1/f from the voxel up to 15 mm, unit variance, ``(X, Y, Z)``."""
-        first = grid.rows[0] if grid.rows else 0
-        out = 0.4 * torch.randn(grid.shape, generator=torch.Generator().manual_seed(self.seed + first))
+        x, y, z = grid.first
+        gen = torch.Generator().manual_seed(self.seed + x + 4096 * (y + 4096 * z))
+        out = 0.4 * torch.randn(grid.shape, generator=gen)
         total = 0.4**2
         for octave in self.octaves:
             weight = (octave.step / grid.spacing) ** 0.25 * 0.6

@@ -26,9 +26,11 @@ DEEP = {
     "hippocampus": ((27.0, -23.0, -14.0), (7.0, 18.0, 6.0), 0.45),
     "amygdala": ((24.0, -4.0, -19.0), (8.0, 8.0, 8.0), 0.0),
 }
-COARSE_NAMES = ("brain", "hull", "cerebellum", "brainstem", *DEEP)
+WIDE_NAMES = ("brain", "hull", "cerebellum", "brainstem")
+COARSE_NAMES = (*WIDE_NAMES, *DEEP)
 DEEP_BOX = ((-48.0, 48.0), (-62.0, 44.0), (-38.0, 42.0))  # mm, where the deep structures lie, with 10 mm around
-FAR = 10.0  # mm, their distance elsewhere
+FAR = 20.0  # mm, the distance of what is not near
+NEAR = 6.0  # mm, how far from the brain's cover the fine level sets are needed
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +49,30 @@ class Geometry:
 
     def sample(self, position: Tensor) -> dict[str, Tensor]:
         """Return every level set at ``position`` (mm, RAS), ``(3, X, Y, Z)``, as a dictionary of ``(X, Y, Z)``."""
-        out = dict(zip(FINE_NAMES, sample_at(self.fine, Grid(FINE), position), strict=True))
-        n_wide = len(COARSE_NAMES) - len(DEEP)
-        out.update(zip(COARSE_NAMES, sample_at(self.coarse[:n_wide], Grid(COARSE), position), strict=False))
-        # The deep structures fill a small box: elsewhere they are far away.
-        deep = torch.full((len(DEEP), *position.shape[1:]), FAR)
-        inside = torch.ones(position.shape[1:], dtype=torch.bool)
+        coarse = Grid(COARSE)
+        out = dict(zip(WIDE_NAMES, sample_at(self.coarse[: len(WIDE_NAMES)], coarse, position), strict=True))
+        inside = out["hull"] < NEAR
+        out.update(zip(FINE_NAMES, _sample_box(self.fine, Grid(FINE), position, inside), strict=True))
         for k, (low, high) in enumerate(DEEP_BOX):
             inside &= (position[k] > low) & (position[k] < high)
-        if bool(inside.any()):
-            box = [slice(int(i.min()), int(i.max()) + 1) for i in inside.nonzero(as_tuple=True)]
-            part = position[:, box[0], box[1], box[2]]
-            deep[:, box[0], box[1], box[2]] = sample_at(self.coarse[n_wide:], Grid(COARSE), part)
+        deep = _sample_box(self.coarse[len(WIDE_NAMES) :], coarse, position, inside)
         out.update(zip(DEEP, deep, strict=True))
         return out
+
+
+def _sample_box(values: Tensor, grid: Grid, position: Tensor, inside: Tensor) -> Tensor:
+    """Interpolate in the smallest box of voxels around ``inside``; elsewhere the structures are ``FAR`` away."""
+    out = torch.full((len(values), *position.shape[1:]), FAR)
+    box = []
+    for axis in range(3):
+        others = [k for k in range(3) if k != axis]
+        used = inside.any(others[1]).any(others[0]).nonzero()
+        if not len(used):
+            return out
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    part = (slice(None), *box)
+    out[part] = sample_at(values, grid, position[part])
+    return out
 
 
 def load_maps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

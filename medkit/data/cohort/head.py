@@ -13,6 +13,7 @@ Layers = list[tuple[str, Tensor]]
 
 EYE = (32.0, 60.0, -38.0)  # mm, the right eye's middle
 EYE_RADIUS = 12.0
+FACE = 2.0  # mm, the face's cavities lie below this height
 # Air spaces: middle (mm, right half; mirrored) and half axes (mm).
 AIR = (
     ((4.0, 62.0, -55.0), (5.0, 26.0, 19.0)),  # nose
@@ -74,7 +75,6 @@ def head_layers(
     hull = level["hull"]
     skin, rim, bone_change, fat_change, tube_width = fields.slow.on(grid) * v
     grain = fields.grain.on(grid)[0]
-    bellies = fields.bellies.on(grid)
     surface = _outer_surface(hull, x, y, z, shape.scalp + shape.bone + shape.rim + 1.2 * skin)
     low = ((-z - 14) / 20).clamp_(0, 1)  # 0 over the vault, 1 at the base
     floor = ((-z - 4) / 10).clamp_(0, 1)
@@ -85,42 +85,29 @@ def head_layers(
     outer = inner - bone
     marrow = (outer + bone / 2).abs() - bone * (0.5 * shape.marrow) + 0.3 * grain
 
-    eye = _ball(ax, y, z, EYE, (EYE_RADIUS,) * 3)
-    lens = _ball(ax, y, z, (EYE[0], EYE[1] + 8.5, EYE[2]), (4.5, 2.2, 4.5))
-    orbit = _ball(ax, y, z, (EYE[0] - 6, EYE[1] - 14, EYE[2]), (16.0, 27.0, 16.0))
-    back = (EYE[1] - y).clamp(min=0)
-    side, up = ax - (EYE[0] - 0.5 * back), z - EYE[2]
-    off = (side.square() + up.square()).sqrt_()
-    rectus = (
-        (off - 11.5 + 0.24 * back).abs_() - 1.6 + 4 * (0.55 - (side.abs() - up.abs()).abs() / off.clamp(min=1)).clamp(0)
-    )
-    rectus = torch.minimum(rectus, off - 2.2)
-    hollow = torch.stack([_ball(ax, y, z, middle, axes) for middle, axes in AIR]).amin(0) + 2.0 * grain
-    cave = soft(hollow, grid) * soft(surface + 6, grid) * soft(-outer + 2, grid)
-    in_orbit = soft(orbit, grid) * soft(surface + 3, grid) * soft(-outer, grid)
-
-    thin = shape.scalp * (0.5 + 0.15 * fat_change).clamp_(0.15, 0.9) + 3 * low
-    deep = soft(surface + thin + 1.8, grid) * low
     head = soft(surface, grid)
-    under = [
-        ("csf", soft(inner, grid)),
-        ("lens", soft(lens, grid)),
-        ("eye", soft(eye, grid)),
-        ("muscle", in_orbit * soft(rectus, grid)),
-        ("fat", in_orbit),
-        ("mucosa", cave * soft(grain.abs() * 5 - 1.5, grid)),
-        ("air", cave),
+    thin = shape.scalp * (0.5 + 0.15 * fat_change).clamp_(0.15, 0.9) + 3 * low
+    under = [("csf", soft(inner, grid))]
+    if float(z.min()) < FACE:
+        under += _face_cavities(ax, y, z, surface, outer, grain, grid)
+    under += [
         ("marrow", soft(marrow, grid) * soft(outer, grid)),
         ("bone", soft(outer, grid)),
         ("skin", soft(-surface - 1.8, grid) * head),
         ("fat", soft(-surface - thin - 1.8, grid) * head),
-        ("vessel", deep * soft((bellies - 0.5).square().sum(0).sqrt() * 5 - 1.2, grid)),
-        ("fat", deep * soft(bellies[0].abs() * 4 - 0.7 - 0.5 * grain, grid)),
-        ("bone", deep * soft((0.9 - bellies[1]) * 5, grid) * soft(1.8 - bellies[1] * 2, grid)),
-        ("marrow", deep * soft((1.1 - bellies[1]) * 5, grid)),
-        ("fat", deep * soft(bellies[1].abs() * 4 - 0.5 + 0.4 * grain, grid)),
-        ("muscle", head),
     ]
+    if float(z.min()) < -14:
+        deep = soft(surface + thin + 1.8, grid) * low
+        one, two = fields.bellies.on(grid)
+        vessel = ((one - 0.5).square() + (two - 0.5).square()).sqrt_()
+        under += [
+            ("vessel", deep * soft(vessel * 5 - 1.2, grid)),
+            ("fat", deep * soft(one.abs() * 4 - 0.7 - 0.5 * grain, grid)),
+            ("bone", deep * soft((0.9 - two) * 5, grid) * soft(1.8 - two * 2, grid)),
+            ("marrow", deep * soft((1.1 - two) * 5, grid)),
+            ("fat", deep * soft(two.abs() * 4 - 0.5 + 0.4 * grain, grid)),
+        ]
+    under.append(("muscle", head))
     if not bool((hull < 6).any()):
         return under, []
 
@@ -136,6 +123,31 @@ def head_layers(
     falx = soft(ax - 0.5 - 0.02 * (hull + 35).clamp(min=0), grid) * (hull > -30 + 0.25 * (y + 30).abs().clamp(max=60))
     falx = falx * 0.6 * ((hull < 0) & (z > -5) & (level["white"] > 2))
     return under, [("vessel", vessel), ("dura", torch.maximum(sheet, falx))]
+
+
+def _face_cavities(
+    ax: Tensor, y: Tensor, z: Tensor, surface: Tensor, outer: Tensor, grain: Tensor, grid: Grid
+) -> Layers:
+    """Eyes with lens, muscles, nerve and fat, and air spaces with their walls."""
+    eye = _ball(ax, y, z, EYE, (EYE_RADIUS,) * 3)
+    lens = _ball(ax, y, z, (EYE[0], EYE[1] + 8.5, EYE[2]), (4.5, 2.2, 4.5))
+    orbit = _ball(ax, y, z, (EYE[0] - 6, EYE[1] - 14, EYE[2]), (16.0, 27.0, 16.0))
+    back = (EYE[1] - y).clamp(min=0)
+    side, up = ax - (EYE[0] - 0.5 * back), z - EYE[2]
+    off = (side.square() + up.square()).sqrt_()
+    between = (0.55 - (side.abs() - up.abs()).abs() / off.clamp(min=1)).clamp(min=0)
+    rectus = torch.minimum((off - 11.5 + 0.24 * back).abs_() - 1.6 + 4 * between, off - 2.2)
+    in_orbit = soft(orbit, grid) * soft(surface + 3, grid) * soft(-outer, grid)
+    hollow = torch.stack([_ball(ax, y, z, middle, axes) for middle, axes in AIR]).amin(0) + 2.0 * grain
+    cave = soft(hollow, grid) * soft(surface + 6, grid) * soft(-outer + 2, grid)
+    return [
+        ("lens", soft(lens, grid)),
+        ("eye", soft(eye, grid)),
+        ("muscle", in_orbit * soft(rectus, grid)),
+        ("fat", in_orbit),
+        ("mucosa", cave * soft(grain.abs() * 5 - 1.5, grid)),
+        ("air", cave),
+    ]
 
 
 def _outer_surface(hull: Tensor, x: Tensor, y: Tensor, z: Tensor, cover: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class Grid:
     Args:
         spacing: edge of a voxel in mm.
         sides: number of voxels along x, y and z; ``None`` covers the field of view.
-        rows: first voxel along x and the one after the last, for a part of the grid; ``None`` is all of it.
+        first: index of the first voxel, for a block of the grid.
+        count: number of voxels of the block along x, y and z; ``None`` is the whole grid.
 
     Example:
         >>> Grid(2.0).shape
@@ -31,11 +32,12 @@ class Grid:
 
     spacing: float
     sides: tuple[int, int, int] | None = None
-    rows: tuple[int, int] | None = None
+    first: tuple[int, int, int] = (0, 0, 0)
+    count: tuple[int, int, int] | None = None
 
     @property
     def whole(self) -> tuple[int, int, int]:
-        """Number of voxels along x, y and z without regard to ``rows``."""
+        """Number of voxels along x, y and z without regard to a block."""
         if self.sides is not None:
             return self.sides
         x, y, z = (8 * math.ceil(side / self.spacing / 8 - 1e-6) for side in FIELD_OF_VIEW)
@@ -44,14 +46,13 @@ class Grid:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along x, y and z."""
-        x, y, z = self.whole
-        return (x, y, z) if self.rows is None else (self.rows[1] - self.rows[0], y, z)
+        return self.whole if self.count is None else self.count
 
     @property
     def origin(self) -> tuple[float, float, float]:
         """Position in mm of the first voxel's middle."""
-        x, y, z = (c - self.spacing * (n - 1) / 2 for c, n in zip(CENTER, self.whole, strict=True))
-        return x + self.spacing * (self.rows[0] if self.rows else 0), y, z
+        x, y, z = (c + self.spacing * (k - (n - 1) / 2) for c, n, k in zip(CENTER, self.whole, self.first, strict=True))
+        return x, y, z
 
     def axes(self) -> list[Tensor]:
         """Return the coordinates in mm of the voxels' middles along x, y and z."""
@@ -85,18 +86,24 @@ def lattice(step: float) -> Grid:
 
 
 @lru_cache(maxsize=4096)
-def _weights(origin: float, spacing: float, n_voxels: int, step: float, axis: int, interpolate: bool) -> Tensor:
-    """Weights (voxels, lattice points) of cubic B-splines, or of Catmull-Rom splines that pass through the points."""
+def _weights(
+    origin: float, spacing: float, n_voxels: int, step: float, axis: int, interpolate: bool
+) -> tuple[Tensor, slice]:
+    """Weights (voxels, lattice points) of cubic B-splines, or of Catmull-Rom splines that pass through the points.
+
+    Only the lattice points that matter are kept; the slice says which.
+    """
     n = lattice_shape(step)[axis]
-    position = (origin + spacing * torch.arange(n_voxels) - CENTER[axis]) / step + (n - 1) / 2
-    t = (position[:, None] - torch.arange(n)[None]).abs()
+    position = (origin + spacing * torch.arange(n_voxels, dtype=torch.float64) - CENTER[axis]) / step + (n - 1) / 2
+    used = slice(max(0, math.floor(float(position[0])) - 1), min(n, math.floor(float(position[-1])) + 3))
+    t = (position[:, None] - torch.arange(used.start, used.stop)[None]).abs()
     if interpolate:
         inner = 1 - 2.5 * t**2 + 1.5 * t**3
         outer = torch.where(t < 2, 2 - 4 * t + 2.5 * t**2 - 0.5 * t**3, 0.0)
     else:
         inner = 2 / 3 - t**2 + t**3 / 2
         outer = (2 - t).clamp(min=0) ** 3 / 6
-    return torch.where(t < 1, inner, outer).float()
+    return torch.where(t < 1, inner, outer).float(), used
 
 
 def spread(coarse: Tensor, step: float, grid: Grid, interpolate: bool = False) -> Tensor:
@@ -112,9 +119,12 @@ def spread(coarse: Tensor, step: float, grid: Grid, interpolate: bool = False) -
     Returns:
         Values, float32, ``(..., *grid.shape)``.
     """
-    wx, wy, wz = (_weights(grid.origin[k], grid.spacing, grid.shape[k], step, k, interpolate) for k in range(3))
-    leading, (_, b, c) = coarse.shape[:-3], coarse.shape[-3:]
-    x = (wx @ coarse.reshape(-1, coarse.shape[-3], b * c)).reshape(-1, b, c)
+    (wx, sx), (wy, sy), (wz, sz) = (
+        _weights(grid.origin[k], grid.spacing, grid.shape[k], step, k, interpolate) for k in range(3)
+    )
+    part = coarse[..., sx, sy, sz]
+    leading, (a, b, c) = part.shape[:-3], part.shape[-3:]
+    x = (wx @ part.reshape(-1, a, b * c)).reshape(-1, b, c)
     return (wy @ x @ wz.T).reshape(*leading, *grid.shape)
 
 
