@@ -1,4 +1,4 @@
-"""What MONAI's engines lack for reconstruction: results as NIfTI, metrics beside the zero-filled image, and pictures."""
+"""What MONAI's engines lack for reconstruction: NIfTI results, metrics beside the zero-filled image, pictures."""
 
 from __future__ import annotations
 
@@ -81,7 +81,6 @@ class SaveReconstructions:
             write_nifti(path, images[self.method], affine)
             logger.info(f"{case}: wrote {path}")
         if self.use_png:
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)
             i_slice = _brightest(images["zero_filled"] if reference is None else reference)
             draw_reconstructions(
                 self.output_dir / f"{case}.png",
@@ -89,11 +88,15 @@ class SaveReconstructions:
                 None if reference is None else _slice(reference, i_slice),
                 {name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()},
                 title=case,
-                pixel_size=(float(spacing[0]), float(spacing[1])),
+                affine=affine,
             )
 
     def _save_metrics(self) -> None:
-        cases = [case for part in idist.all_gather_object(self._cases) for case in part]
+        parts = [self._cases]
+        if idist.get_world_size() > 1:
+            parts = [[] for _ in range(idist.get_world_size())]
+            torch.distributed.all_gather_object(parts, self._cases)
+        cases = [case for part in parts for case in part]
         if cases and idist.get_rank() == 0:
             for name, means in write_metrics(self.output_dir, cases).items():
                 values = [f"{metric} {value:.4f}" for metric, value in means.items() if value is not None]
@@ -140,6 +143,7 @@ class PreviewReconstructions:
                 {"zero-filled": _slice(zero_filled, i_slice), "reconstruction": _slice(pred, i_slice)},
                 _slice(reference, i_slice),
                 title=f"{sample.get(CASE, '')}, epoch {epoch}",
+                affine=np.asarray(sample.get(AFFINE, np.eye(4))),
             )
 
 

@@ -20,7 +20,7 @@ def draw_reconstructions(
     reference: Tensor | None = None,
     notes: Mapping[str, str] | None = None,
     title: str = "",
-    pixel_size: tuple[float, float] = (1.0, 1.0),
+    affine: np.ndarray | None = None,
 ) -> None:
     """Write a PNG that shows images of one slice in one window of grey, and their errors five times brighter.
 
@@ -30,7 +30,9 @@ def draw_reconstructions(
         reference: what they should be, real ``(H, W)``, same unit; ``None``: no first panel and no row of errors.
         notes: text under an image's name, for example its metrics.
         title: text above the picture.
-        pixel_size: height and width of a pixel in mm, or any common unit.
+        affine: ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm. The picture is turned as radiologists look at it
+            (superior or anterior up, the patient's right on the left) and its pixels get their size. The identity, that
+            is unknown geometry, and ``None`` leave the rows as they are stored.
 
     Raises:
         ValueError: if there is no image, or the sizes differ.
@@ -42,16 +44,19 @@ def draw_reconstructions(
     from matplotlib.figure import Figure
 
     shapes = {tuple(image.shape) for image in [*images.values(), *([] if reference is None else [reference])]}
-    if not images or len(shapes) != 1 or len(shape := shapes.pop()) != 2:
+    if not images or len(shapes) != 1 or len(shapes.pop()) != 2:
         raise ValueError(
             "draw_reconstructions: 'images' and 'reference' must be at least one image, all of one size (H, W), got "
             f"{ {name: tuple(image.shape) for name, image in images.items()} }"
         )
-    arrays = {name: image.detach().cpu().float().numpy() for name, image in images.items()}
-    truth = None if reference is None else reference.detach().cpu().float().numpy()
+    affine = np.eye(4) if affine is None else affine
+    arrays = {name: turned(image.detach().cpu().float().numpy(), affine) for name, image in images.items()}
+    truth = None if reference is None else turned(reference.detach().cpu().float().numpy(), affine)
+    shape = next(iter(arrays.values())).shape
     white = float(np.percentile(next(iter(arrays.values())) if truth is None else truth, 99.5)) or 1.0
     n_rows, n_columns = (1, len(arrays)) if truth is None else (2, len(arrays) + 1)
-    aspect = pixel_size[0] / pixel_size[1]
+    spacing = turned_spacing(affine)
+    aspect = spacing[0] / spacing[1]
     width = 3.0
     height = width * aspect * shape[0] / shape[1]
     figure = Figure(figsize=(width * n_columns, n_rows * height + 0.75), dpi=110, facecolor="black")
@@ -80,3 +85,33 @@ def draw_reconstructions(
             show(1, column, np.abs(array - truth), white / ERROR_GAIN, "inferno")
     with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, format="png", facecolor="black")
+
+
+def _vertical_axis(affine: np.ndarray) -> tuple[int, tuple[str, ...]]:
+    """Return which array axis of a slice should run down the picture, and the directions of the axes."""
+    import nibabel
+
+    codes = nibabel.aff2axcodes(affine)
+    ranks = [0 if code in ("S", "I") else 1 if code in ("A", "P") else 2 for code in codes[:2]]
+    return (0 if ranks[0] <= ranks[1] else 1), codes
+
+
+def turned(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Turn a slice ``(row, column)`` as radiologists look at it; see :func:`draw_reconstructions`."""
+    if np.allclose(affine[:3, :3], np.eye(3)):
+        return array
+    vertical, codes = _vertical_axis(affine)
+    if vertical == 1:
+        array = array.T
+    if codes[vertical] in ("S", "A"):
+        array = array[::-1]
+    return array[:, ::-1] if codes[1 - vertical] in ("R", "A") else array
+
+
+def turned_spacing(affine: np.ndarray) -> tuple[float, float]:
+    """Return height and width in mm of a pixel of :func:`turned`."""
+    spacing = [float(length) for length in np.linalg.norm(affine[:3, :2], axis=0)]
+    if np.allclose(affine[:3, :3], np.eye(3)):
+        return spacing[0], spacing[1]
+    vertical, _ = _vertical_axis(affine)
+    return spacing[vertical], spacing[1 - vertical]
