@@ -220,7 +220,7 @@ class VolumePSNR(VolumeMetric):
 
     Example:
         >>> VolumePSNR()(torch.full((1, 2, 8, 8), 0.9), torch.ones(1, 4, 8, 8))
-        tensor([[20.]])
+        tensor([[20.0000]])
     """
 
     def _compute_volume(self, prediction: np.ndarray, reference: np.ndarray) -> float:

@@ -160,8 +160,9 @@ class PackReconstructiond(Transform):
     ``image`` and, with a reference, ``label``; see :mod:`medkit.data.keys`. Inverted by :class:`UnpackReconstructiond`.
 
     Example:
-        >>> sorted(PackReconstructiond()(sample))
-        ['image', 'label', 'mask', 'reference', 'scale', 'sens_maps', 'zero_filled']
+        >>> sample = {"zero_filled": torch.ones(1, 4, 4, dtype=torch.complex64), "scale": torch.tensor(2.0)}
+        >>> PackReconstructiond()({**sample, "mask": torch.ones(1, 1, 4)})["image"].shape
+        torch.Size([3, 4, 4])
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
