@@ -161,7 +161,7 @@ def test_weak_slices_are_left_out_and_the_exam_is_read_once(tmp_path, cache, mon
     assert [entry["i_slice"] for entry in acquisition_list(tmp_path, min_signal=0.15)] == [2, 3]
     monkeypatch.undo()
     monkeypatch.setenv("MEDKIT_CACHE", str(cache))
-    save(tmp_path / "a.nii", 4, [0.0, 1.0, 0.0, 0.0])
+    save(tmp_path / "a.nii", 5, [0.0, 1.0, 0.0, 0.0, 0.0])
     assert [entry["i_slice"] for entry in acquisition_list(tmp_path, min_signal=0.1)] == [1]
 
 
