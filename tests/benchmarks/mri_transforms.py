@@ -25,19 +25,21 @@ import numpy as np
 import torch
 
 Row = dict[str, Any]
+SHORTEST = 0.03  # seconds
 
 
-def measure(medkit: Callable[[], Any], peer: Callable[[], Any], n_repeats: int, n_calls: int = 1) -> list[float]:
-    """Return peer time / medkit time of each repeat; the two take turns, ``n_calls`` calls at a time."""
-    medkit(), peer()
+def measure(medkit: Callable[[], Any], peer: Callable[[], Any], n_repeats: int) -> list[float]:
+    """Return peer time / medkit time of each repeat; the two take turns, each called for about 30 ms at least."""
 
-    def seconds(called: Callable[[], Any], n: int) -> float:
+    def seconds(called: Callable[[], Any], n_calls: int = 1) -> float:
         start = time.perf_counter()
-        for _ in range(n):
+        for _ in range(n_calls):
             called()
-        return (time.perf_counter() - start) / n
+        return (time.perf_counter() - start) / n_calls
 
-    return [seconds(peer, 1) / seconds(medkit, n_calls) for _ in range(n_repeats)]
+    medkit(), peer()
+    n_medkit, n_peer = (max(1, round(SHORTEST / seconds(called))) for called in (medkit, peer))
+    return [seconds(peer, n_peer) / seconds(medkit, n_medkit) for _ in range(n_repeats)]
 
 
 def row(what: str, peer: str, ratios: list[float], faster: bool, target: float | None = None) -> Row:
@@ -91,9 +93,9 @@ def reading(folder: Path, shape: tuple[int, int, int, int], n_repeats: int) -> I
     if not torch.equal(whole(), one()):
         raise RuntimeError("the two readers differ")
     size = f"{n_coils} coils {height}x{width}, 1 of {n_slices} slices"
-    ratios = measure(one, whole, n_repeats, 10)
+    ratios = measure(one, whole, n_repeats)
     yield row(f"HDF5 slice, file open ({size})", "MONAI FastMRIReader", ratios, True, 10)
-    ratios = measure(one_cold, whole, n_repeats, 10)
+    ratios = measure(one_cold, whole, n_repeats)
     yield row("HDF5 slice, file opened anew", "MONAI FastMRIReader", ratios, True, 10)
     ratios = measure(lambda: load({"path": path}), lambda: torch.as_tensor(reader.get_data(reader.read(path))[0]), 3)
     yield row("HDF5 whole volume", "MONAI FastMRIReader", ratios, True)
@@ -102,7 +104,7 @@ def reading(folder: Path, shape: tuple[int, int, int, int], n_repeats: int) -> I
     nibabel.save(nibabel.Nifti1Image(rng.random((height, width, n_slices), np.float32), np.eye(4)), image)
     monai_load = LoadImage(image_only=True, dtype=np.float32)
     ratios = measure(
-        lambda: load({"path": image, "i_slice": i_slice}), lambda: monai_load(image)[..., i_slice], n_repeats, 10
+        lambda: load({"path": image, "i_slice": i_slice}), lambda: monai_load(image)[..., i_slice], n_repeats
     )
     yield row(f"NIfTI slice, mapped ({height}x{width}, 1 of {n_slices})", "MONAI LoadImage", ratios, True)
 

@@ -261,3 +261,10 @@ def test_arrays_to_choose_from(tmp_path):
     assert open_acquisition(tmp_path / "a.npz", key="two").shape == (3, 4)
     with pytest.raises(ValueError, match=r"'key' names an array of .h5, .mat or .npz"):
         open_acquisition(save_npy(tmp_path, np.ones((3, 4))), key="a")
+
+
+def test_files_that_may_not_be_read(tmp_path, monkeypatch):
+    path = save_npy(tmp_path, np.ones((3, 4)))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ValueError, match=r"a.npy may not be read; change its permissions"):
+        open_acquisition(path)
