@@ -374,15 +374,15 @@ def test_resolution_transfer():
 @pytest.mark.parametrize("mode", MODES)
 def test_learns_one_image_by_heart(mode):
     torch.manual_seed(0)
-    row, column = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
+    row, column = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
     phantom = (row**2 + (1.3 * column) ** 2 < 0.7).float() - 0.5 * ((row - 0.2) ** 2 + column**2 < 0.08).float()
     phase = 0.8 * row + 0.5 * column
     x = torch.stack([phantom * phase.cos(), phantom * phase.sin()])[None]
-    mask = torch.zeros(1, 1, 48, 48)
+    mask = torch.zeros(1, 1, 32, 32)
     mask[..., ::4] = 1
     mask[..., :2] = mask[..., -2:] = 1
     x0 = normal_channels(x, mask, None, False, "fft")
-    net = CLGNet(channels=16, n_cascades=2, n_blocks=1, fourier_mode=mode)
+    net = CLGNet(preset="small", fourier_mode=mode)
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=300)
     for _ in range(300):
