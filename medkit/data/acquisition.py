@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+WIRE = 0.3  # thickness of a loop's conductor in units of half the longest side: no map has a pole in a corner
+
 
 def smooth_phase(
     shape: Sequence[int],
@@ -58,8 +60,8 @@ def coil_maps(
     n_coils: int,
     shape: Sequence[int],
     generator: torch.Generator | None = None,
-    distance: tuple[float, float] = (1.15, 1.6),
-    radius: tuple[float, float] = (0.4, 0.8),
+    distance: tuple[float, float] = (1.5, 2.0),
+    radius: tuple[float, float] = (0.5, 0.9),
     jitter: float = 0.25,
 ) -> Tensor:
     r"""Draw sensitivities of circular surface coils on a ring (2-D) or on rings of a helmet (3-D) around the head.
@@ -114,7 +116,7 @@ def coil_maps(
     turn = torch.exp(2j * math.pi * torch.rand(n_coils, generator=generator))
 
     # The field is smooth: it is computed on a coarse grid and interpolated.
-    coarse = tuple(min(n, 33 if len(shape) == 2 else 17) for n in shape)
+    coarse = tuple(min(n, 33 if len(shape) == 2 else 25) for n in shape)
     axes = _coordinates(shape, coarse)
     if len(shape) == 2:
         axes = [*axes, torch.zeros(1, 1)]
@@ -143,7 +145,7 @@ def _loop_field(points: Tensor, middle: Tensor, normal: Tensor, radius: float, n
     out = torch.zeros_like(points)
     for position, direction in zip(wire, element, strict=True):
         offset = points - position
-        distance = (offset.square().sum(-1, keepdim=True) + (0.15 * radius) ** 2).sqrt()  # a wire has a thickness
+        distance = (offset.square().sum(-1, keepdim=True) + WIRE**2).sqrt()
         out += torch.linalg.cross(direction.expand_as(offset), offset) / distance**3
     return out
 

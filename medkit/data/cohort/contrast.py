@@ -125,6 +125,8 @@ class Look:
         level["vessel"] = top * (blood if sequence.kind == "gradient_echo" else 0.15 * blood)
         for name in ("fat", "marrow"):
             level[name] *= suppressed
+            if contrast == "t1":  # real scans hold fat down by dephasing and shimming
+                level[name] = min(level[name], (0.9 + suppressed) * level["white_matter"])
         texture, bias = uniform(*ranges.texture, gen), uniform(*ranges.bias, gen)
         steps, step = [], 1.4 * grid.spacing
         while step < 10:

@@ -89,10 +89,15 @@ def load_maps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     out = []
     for loader in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template):
         image = loader(resolution=1)
-        inverse = np.linalg.inv(image.affine)
-        start = inverse[:3, :3] @ np.array(grid.origin) + inverse[:3, 3]
+        start = np.array(grid.origin) - image.affine[:3, 3]  # both grids are 1 mm, RAS
         values = np.asarray(image.dataobj, dtype=np.float32)
-        out.append(ndimage.affine_transform(values, np.ones(3), offset=start, output_shape=grid.shape, order=1))
+        for axis, n in enumerate(grid.shape):
+            low = int(np.floor(start[axis]))
+            part = float(start[axis]) - low
+            index = np.clip(np.arange(low, low + n + 1), 0, values.shape[axis] - 1)
+            lower, upper = values.take(index[:-1], axis), values.take(index[1:], axis)
+            values = lower * np.float32(1 - part) + upper * np.float32(part)
+        out.append(values)
     return out[0], out[1], out[2]
 
 
@@ -130,18 +135,18 @@ def build_geometry() -> Geometry:
     brain_distance = signed_distance(low > 0.5, COARSE, reach=40.0)
     closed = signed_distance(brain_distance < 12.0, COARSE, blur=1.0, reach=200.0)  # closing by a ball of 12 mm
     hull = ndimage.gaussian_filter(signed_distance(closed < -12.0, COARSE, reach=200.0), 1.0)
-    depth = -ndimage.zoom(hull, 2, order=1, grid_mode=True, mode="nearest")
+    depth = -hull.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
 
     fluid = brain & (t1 < 0.53) & (depth > 17) & (np.abs(x) < 48)
     parts, _ = ndimage.label(ndimage.binary_opening(fluid))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     fluid = ndimage.binary_dilation((sizes >= 250)[parts]) & fluid
-    ventricle = signed_distance(fluid, FINE, blur=0.7)
+    ventricle = signed_distance(fluid, FINE, blur=0.7, reach=12.0)
 
     # The template's white blades are blurred away in thin gyri: a threshold below one half gives them back.
     ridge = white + 0.35 * (white - ndimage.gaussian_filter(white, 2.5))
-    white_distance = signed_distance((ridge > 0.42) & brain, FINE, blur=0.7)
+    white_distance = signed_distance((ridge > 0.42) & brain, FINE, blur=0.7, reach=12.0)
 
     cerebellum = brain & (y < -34) & (z < -9 - 0.30 * np.abs(x) - 0.30 * np.clip(-60 - y, 0, None))
     axis_y = -28 + (z + 10) * 0.2
@@ -151,20 +156,24 @@ def build_geometry() -> Geometry:
     solid["cerebellum"] = signed_distance(_halve(cerebellum.astype(np.float32)) > 0.5, COARSE)
     solid["brainstem"] = signed_distance(_halve(stem.astype(np.float32)) > 0.5, COARSE)
 
-    taken = fluid.copy()
-    darker = ndimage.gaussian_filter(t1, 0.7) < 0.86
+    box = tuple(
+        slice(2 * round((low - o) / 2), 2 * round((high - o) / 2))
+        for (low, high), o in zip(DEEP_BOX, Grid(FINE).origin, strict=True)
+    )
+    xb, yb, zb = np.abs(x[box[0]]), y[:, box[1]], z[:, :, box[2]]
+    taken, darker = fluid[box].copy(), ndimage.gaussian_filter(t1[box], 0.7) < 0.86
     for name, (middle, axes, tilt) in DEEP.items():
-        ball = _ellipsoid(np.abs(x), y, z, middle, axes, tilt)
+        inside = (_ellipsoid(xb, yb, zb, middle, axes, tilt) < 1) & brain[box] & ~taken
         if name in ("caudate", "putamen"):
-            inside = (ball < 1) & (grey > 0.45)
+            inside &= grey[box] > 0.45
         elif name == "thalamus":
-            inside = (ball < 1) & darker
-        else:
-            inside = ball < 1
-        inside &= brain & ~taken
-        inside = ndimage.binary_opening(inside, iterations=1)
+            inside &= darker
+        inside = ndimage.binary_opening(inside)
         taken |= inside
-        solid[name] = _halve(signed_distance(inside, FINE, blur=0.8))
+        whole = np.full(hull.shape, FAR, dtype=np.float32)
+        half = tuple(slice(s.start // 2, s.stop // 2) for s in box)
+        whole[half] = _halve(signed_distance(inside, FINE, blur=0.8))
+        solid[name] = whole
     return Geometry(
         torch.from_numpy(np.stack([white_distance, ventricle])).clamp(-30, 30).half().float(),
         torch.from_numpy(np.stack([solid[n] for n in COARSE_NAMES])).half().float(),
