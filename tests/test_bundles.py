@@ -1,0 +1,225 @@
+"""Each bundle as a user runs it: verified, trained, resumed, evaluated, used on files, exported, and given wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
+CLGNET = ROOT / "bundles" / "clgnet"
+REQUIRED_METADATA = (
+    "schema version changelog monai_version pytorch_version numpy_version required_packages_version task description "
+    "authors copyright network_data_format"
+).split()
+
+
+def configs(bundle: Path, *names: str) -> list[str]:
+    """Return the paths of configs by name."""
+    return [str(bundle / "configs" / f"{name}.json") for name in names]
+
+
+def prepared(bundle: Path, names: list[str], kind: str, **overrides: object) -> ConfigWorkflow:
+    """Return the initialised workflow of configs of a bundle."""
+    workflow = ConfigWorkflow(
+        configs(bundle, *names),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        bundle_root=str(bundle),
+        **overrides,
+    )
+    workflow.initialize()
+    return workflow
+
+
+def run(bundle: Path, names: list[str], **overrides: object) -> None:
+    """Run configs of a bundle in this process, as ``monai.bundle run`` does."""
+    prepared(bundle, names, "infer" if names[0] == "inference" else "train", **overrides).run()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, request) -> Path:
+    """Folder of a short training of clgnet, run from another folder by the command in its README."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs(CLGNET, "train", "small"))]
+    command += ["--bundle_root", str(CLGNET), "--output_dir", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_metadata_has_what_the_schema_requires(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert [key for key in REQUIRED_METADATA if key not in metadata] == []
+    assert metadata["version"] in metadata["changelog"]
+    assert "medkit" in metadata["required_packages_version"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "overrides"),
+    [(["train", "small"], "train", {}), (["inference"], "infer", {"spacing": 4.0, "ckpt_path": None})],
+)
+def test_properties_of_monai_are_there(names, kind, overrides, tmp_path):
+    workflow = prepared(CLGNET, names, kind, output_dir=str(tmp_path), **overrides)
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_network_input_and_output_are_as_the_metadata_says(bundle):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=configs(bundle, "inference")[0],
+        bundle_root=str(bundle),
+        device="cpu",
+    )
+
+
+def test_training_leaves_weights_checkpoint_and_pictures(trained):
+    run_dir = trained / "small"
+    for name in ("model.pt", "checkpoint.pt", "preview.png", "previews/epoch_0002.png", "config.json"):
+        assert (run_dir / name).is_file(), name
+    assert list(run_dir.glob("events.out.tfevents.*"))
+    assert json.loads((run_dir / "config.json").read_text())["max_epochs"] == 2
+
+
+def test_training_steps_lower_the_loss():
+    parser = ConfigParser()
+    parser.read_config(configs(CLGNET, "train", "small"))
+    parser["bundle_root"] = str(CLGNET)
+    torch.manual_seed(0)
+    dataset = parser.get_parsed_content("train#dataset")
+    sample = dataset[len(dataset) // 2]
+    network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
+    values = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        value = loss(network(sample["image"][None]), sample["label"][None])
+        value.backward()
+        optimizer.step()
+        values.append(float(loss.parts["l1"]))
+    assert values[-1] < 0.95 * values[0]
+
+
+def test_finished_training_started_again_changes_nothing(trained):
+    before = (trained / "small" / "model.pt").read_bytes()
+    run(CLGNET, ["train", "small"], output_dir=str(trained))
+    assert (trained / "small" / "model.pt").read_bytes() == before
+
+
+def test_evaluate_compares_with_the_zero_filled_image(trained):
+    run(CLGNET, ["train", "small", "evaluate"], output_dir=str(trained), n_test_subjects=1, center_fraction=0.125)
+    folder = trained / "small" / "evaluate"
+    summary = json.loads((folder / "metrics.json").read_text())["summary"]
+    assert set(summary) == {"zero_filled", "clgnet"}
+    assert set(summary["clgnet"]) == {"psnr", "ssim", "nmse"}
+    assert summary["clgnet"]["psnr"] > 10
+    assert (folder / "metrics.csv").is_file()
+    assert list(folder.glob("*.png"))
+
+
+SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
+
+
+def test_inference_keeps_the_geometry_of_a_volume(trained, tmp_path):
+    affine = np.array([[0.0, -2.0, 0.0, 10], [3.0, 0.0, 0.0, -7], [0.0, 0.0, 4.0, 5], [0, 0, 0, 1]])
+    image = np.random.default_rng(0).random((40, 36, 3), dtype=np.float32)
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "head.nii.gz")
+    run(
+        CLGNET,
+        ["inference"],
+        dataset_dir=str(tmp_path / "head.nii.gz"),
+        output_dir=str(tmp_path / "out"),
+        ckpt_path=str(trained / "small" / "model.pt"),
+        **SMALL,
+    )
+    result = nibabel.load(tmp_path / "out" / "head_clgnet.nii.gz")
+    assert result.shape == image.shape
+    assert result.get_data_dtype() == np.float32
+    np.testing.assert_allclose(result.affine, affine, atol=1e-6)
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
+    assert summary["clgnet"]["psnr"] > 5
+    assert (tmp_path / "out" / "head.png").is_file()
+
+
+def test_inference_reads_raw_kspace_and_kspace_that_was_undersampled(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((2, 3, 40, 36)) + 1j * rng.standard_normal((2, 3, 40, 36))).astype(np.complex64)
+    (tmp_path / "exams").mkdir()
+    with h5py.File(tmp_path / "exams" / "full.h5", "w") as file:
+        file["kspace"] = kspace
+    mask = np.zeros(36, dtype=bool)
+    mask[::3] = True
+    mask[14:22] = True
+    with h5py.File(tmp_path / "exams" / "measured.h5", "w") as file:
+        file["kspace"] = kspace * mask
+        file["mask"] = mask
+    run(
+        CLGNET,
+        ["inference"],
+        dataset_dir=str(tmp_path / "exams"),
+        output_dir=str(tmp_path / "out"),
+        ckpt_path=str(trained / "small" / "model.pt"),
+        **SMALL,
+    )
+    for case in ("full", "measured"):
+        assert nibabel.load(tmp_path / "out" / f"{case}_clgnet.nii.gz").shape == (40, 36, 2)
+        assert (tmp_path / "out" / f"{case}.png").is_file()
+    cases = json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]
+    assert [case["case"] for case in cases] == ["full"], "an exam without a reference has no metrics"
+
+
+def test_exported_torchscript_agrees_with_the_network(trained, tmp_path):
+    file = tmp_path / "model.ts"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(file),
+        ckpt_file=str(trained / "small" / "model.pt"),
+        meta_file=str(CLGNET / "configs" / "metadata.json"),
+        config_file=configs(CLGNET, "inference")[0],
+        bundle_root=str(CLGNET),
+        **{"network_def#network#preset": "small"},
+    )
+    parser = ConfigParser()
+    parser.read_config(configs(CLGNET, "inference"))
+    parser["network_def#network#preset"] = "small"
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(trained / "small" / "model.pt", weights_only=True))
+    exported = torch.jit.load(str(file))
+    for size in ((32, 40), (45, 33)):
+        image = torch.rand(1, 7, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(image), network(image), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max_epoch", "3"], "max_epochs"),
+        (["--dataset_dir", "nowhere"], "does not exist"),
+        (["--accelerations", "[0.5, 4]"], "'accelerations' must be at least 1"),
+    ],
+)
+def test_wrong_input_ends_in_one_sentence(arguments, words, tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs(CLGNET, "train", "small"))]
+    command += ["--bundle_root", str(CLGNET), "--output_dir", str(tmp_path / "out"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("medkit: error: "), done.stderr
+    assert words in last
+    assert not list(tmp_path.rglob("*.pt"))
