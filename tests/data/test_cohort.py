@@ -108,6 +108,25 @@ def test_grid_covers_the_head_in_multiples_of_eight(spacing):
     assert all(n * spacing >= side for n, side in zip(shape, (192, 232, 192), strict=True))
 
 
+@pytest.mark.parametrize("spacing", [3.0, 4.0])
+def test_affine_places_the_template(cache, spacing):
+    cohort = BrainCohort(1, spacing=spacing, contrasts=("t1",), cache_dir=cache)
+    template = cohort.template
+    index = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in template.mask.shape), indexing="ij"), dim=-1)
+    position = (
+        index @ torch.from_numpy(cohort.affine[:3, :3]).float().T + torch.from_numpy(cohort.affine[:3, 3]).float()
+    )
+    brain = cohort._geometry.sample(position.permute(3, 0, 1, 2))["brain"] < 0
+    assert (template.mask & brain).sum() > 0.995 * brain.sum()
+    assert dice(template.mask, brain) > 0.93  # the mask also holds the fluid around
+
+
+def test_blocks_leave_no_seams(cohort, subjects, monkeypatch):
+    monkeypatch.setattr("medkit.data.cohort.brains.BLOCK", (1024, 1024, 1024))
+    whole = cohort.subject(0)
+    assert (whole.labels == subjects[0].labels).float().mean() > 0.999
+
+
 def test_subject_is_what_it_says(cohort, subjects):
     for subject in subjects:
         assert set(subject.images) == {"t1", "t2", "pd", "flair"}

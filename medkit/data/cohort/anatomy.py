@@ -95,7 +95,7 @@ def tissue_shares(
         ventricle = level["ventricle"] - 2 * shape.atrophy + 0.6 * slow[2]
         paint("ventricle", soft(torch.maximum(ventricle, brain + 1), grid))
         for name in DEEP:
-            paint(name, soft(level[name] + nuclei, grid, 1.5 * shape.edge))
+            paint(name, soft(level[name] + nuclei, grid, shape.edge + 0.5))
         paint("brainstem", soft(torch.maximum(level["brainstem"], brain), grid, shape.edge))
         cerebellum = soft(level["cerebellum"], grid)
         leaf, core = _folia(position, level, shape, fields, slow, grid)

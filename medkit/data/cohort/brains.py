@@ -36,7 +36,7 @@ from medkit.data.cohort.lesions import Lesions
 from medkit.data.cohort.ranges import RANGES, SPLITS, Range, Ranges
 from medkit.data.cohort.shape import Shape
 
-VERSION = 5  # of the generator: any change of what it draws counts it up, so that no cache mixes two of them
+VERSION = 7  # of the generator: any change of what it draws counts it up, so that no cache mixes two of them
 BLOCK = (24, 1024, 32)  # voxels computed at a time
 
 logger = logging.getLogger(__name__)

@@ -21,12 +21,14 @@ def draw_velocity(amplitudes: tuple[float, float], *seed: object) -> Tensor:
     Args:
         amplitudes: standard deviation in mm of each component, coarse and fine part.
         seed: what the random numbers depend on.
+
+    The mean over space is 0: the head stays in the field of view.
     """
     gen = generator("velocity", *seed)
     out = torch.zeros(3, *lattice_shape(VELOCITY_STEP))
     for amplitude, width in zip(amplitudes, WIDTHS, strict=True):
         out += amplitude * smooth_field(width, gen, 3, step=VELOCITY_STEP).coefficients
-    return out
+    return out - out.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def velocity_on(grid: Grid, coefficients: Tensor) -> Tensor:

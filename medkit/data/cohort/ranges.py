@@ -18,7 +18,7 @@ class Ranges:
         fold: amplitude of the ripple that is added to the white surface.
         fold_wavelength: distance from one added gyrus to the next.
         sulcus: half width of the added sulci.
-        edge: width in voxels of the borders between grey matter, white matter and fluid.
+        edge: width in mm of the borders between grey matter, white matter and fluid.
         thickness: cortex.
         atrophy: recession of the cortex and, doubled, widening of the ventricles; negative for a full brain.
         rim: fluid between brain and skull.
@@ -51,7 +51,7 @@ class Ranges:
     fold: Range = (0.8, 1.8)
     sulcus: Range = (0.25, 0.9)
     fold_wavelength: Range = (11.0, 17.0)
-    edge: Range = (1.0, 1.9)
+    edge: Range = (0.5, 1.9)
     thickness: Range = (2.3, 3.1)
     atrophy: Range = (-0.4, 0.8)
     rim: Range = (0.8, 3.0)
@@ -63,7 +63,7 @@ class Ranges:
     relaxation: Range = (-0.1, 0.1)
     bias: Range = (0.05, 0.22)
     t1_ir_tr: Range = (1800.0, 2400.0)
-    t1_ir_ti: Range = (820.0, 1050.0)
+    t1_ir_ti: Range = (1000.0, 1250.0)
     t1_tr: Range = (14.0, 26.0)
     t1_flip: Range = (20.0, 35.0)
     t1_se_tr: Range = (430.0, 700.0)

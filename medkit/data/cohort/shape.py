@@ -1,5 +1,6 @@
 """The numbers of one subject's anatomy and the two tools that turn level sets into shares."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ class Shape:
     fold: float = 0.0
     fold_wavelength: float = 14.0
     sulcus: float = 0.6
-    edge: float = 1.0
+    edge: float = 0.0
     thickness: float = 2.6
     atrophy: float = 0.0
     rim: float = 1.8
@@ -26,9 +27,9 @@ class Shape:
     variation: float = 1.0  # factor on every random variation; 0 makes the template
 
 
-def soft(level: Tensor, grid: Grid, width: float = 1.0) -> Tensor:
-    """Share of a voxel inside a level set (mm, negative inside): a ramp ``width`` voxels wide."""
-    return (level * (-1 / (width * grid.spacing))).add_(0.5).clamp_(0, 1)
+def soft(level: Tensor, grid: Grid, blur: float = 0.0) -> Tensor:
+    """Share of a voxel inside a level set (mm, negative inside): a ramp one voxel wide, wider by ``blur`` mm."""
+    return (level * (-1 / math.hypot(grid.spacing, blur))).add_(0.5).clamp_(0, 1)
 
 
 def gradient_norm(level: Tensor, grid: Grid) -> Tensor:
