@@ -1,4 +1,4 @@
-"""Each bundle as a user runs it: verified, trained, resumed, evaluated, used on files, exported, and given wrong input."""
+"""Each bundle as a user runs it: verified, trained, evaluated, used on files, exported, and given wrong input."""
 
 from __future__ import annotations
 

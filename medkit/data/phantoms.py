@@ -181,7 +181,7 @@ def head_phantom(spatial_dims: int = 2) -> EllipsoidPhantom:
         raise ValueError(f"head_phantom: 'spatial_dims' must be 2 or 3, got {spatial_dims}")
     shapes = []
     for center, half_axes, intensity, degrees in _HEAD:
-        if spatial_dims == 3:
-            center, half_axes = (*center, 0.0), (*half_axes, sum(half_axes) / 2)
-        shapes.append(Ellipsoid(center, half_axes, intensity, math.radians(degrees)))
+        depth = () if spatial_dims == 2 else (sum(half_axes) / 2,)
+        middle = (*center, *(0.0 for _ in depth))
+        shapes.append(Ellipsoid(middle, (*half_axes, *depth), intensity, math.radians(degrees)))
     return EllipsoidPhantom(shapes)

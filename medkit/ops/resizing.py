@@ -38,8 +38,9 @@ def center_crop(x: Tensor, size: Sequence[int]) -> Tensor:
         tensor([1, 2, 3])
     """
     start = _offsets("center_crop", x, size, grow=False)
-    window = tuple(slice(o, o + s) for o, s in zip(start, size, strict=True))
-    return x[(..., *window)]
+    for axis, (first, n) in enumerate(zip(start, size, strict=True), -len(size)):
+        x = x.narrow(axis, first, n)
+    return x
 
 
 def center_pad(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -61,8 +62,10 @@ def center_pad(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     start = _offsets("center_pad", x, size, grow=True)
     out = x.new_zeros([*x.shape[: x.ndim - len(size)], *size])
-    window = tuple(slice(o, o + n) for o, n in zip(start, x.shape[-len(size) :], strict=True))
-    out[(..., *window)] = x
+    window = out
+    for axis, (first, n) in enumerate(zip(start, x.shape[-len(size) :], strict=True), -len(size)):
+        window = window.narrow(axis, first, n)
+    window.copy_(x)
     return out
 
 

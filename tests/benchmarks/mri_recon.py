@@ -28,8 +28,8 @@ from tqdm import tqdm
 from medkit.data import BrainCohort
 from medkit.mri import (
     CoilCombined,
-    PackReconstructiond,
     PackedReconstructor,
+    PackReconstructiond,
     ScaleByPercentiled,
     SensitivityMapsd,
     SimulateKspaced,
