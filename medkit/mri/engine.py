@@ -38,6 +38,9 @@ class SaveReconstructions:
         use_nifti: write volumes.
         use_png: write pictures, of the slice with the most signal.
 
+    Raises:
+        ValueError: if ``method`` is empty, ``"zero_filled"`` or ``"case"``; in the run, if ``pred`` is no magnitude.
+
     Example:
         >>> SaveReconstructions("results", method="clgnet").attach(evaluator)
     """
@@ -45,6 +48,10 @@ class SaveReconstructions:
     def __init__(
         self, output_dir: str | os.PathLike[str], method: str, use_nifti: bool = True, use_png: bool = True
     ) -> None:
+        if method in ("", ZERO_FILLED, CASE):
+            raise ValueError(
+                f"SaveReconstructions: 'method' must be a name, and not {ZERO_FILLED!r} or {CASE!r}, got {method!r}"
+            )
         self.output_dir = Path(output_dir)
         self.method = method
         self.use_nifti = use_nifti
@@ -67,7 +74,13 @@ class SaveReconstructions:
 
     def _save_case(self, sample: Mapping[str, Any]) -> None:
         case = str(sample[CASE])
-        images = {"zero_filled": sample[ZERO_FILLED].abs()[0], self.method: sample[PRED][0]}
+        pred = sample[PRED]
+        if pred.is_complex() or pred.shape != sample[ZERO_FILLED].shape:
+            raise ValueError(
+                f"SaveReconstructions: 'pred' must be a magnitude, real {tuple(sample[ZERO_FILLED].shape)}, got "
+                f"{pred.dtype} {tuple(pred.shape)}; put UnpackReconstructiond into the evaluator's postprocessing"
+            )
+        images = {ZERO_FILLED: sample[ZERO_FILLED].abs()[0], self.method: pred[0]}
         reference = sample[REFERENCE].abs()[0] if REFERENCE in sample else None
         metrics: dict[str, dict[str, float]] = {}
         if reference is not None:
@@ -81,7 +94,7 @@ class SaveReconstructions:
             write_nifti(path, images[self.method], affine)
             logger.info(f"{case}: wrote {path}")
         if self.use_png:
-            i_slice = _brightest(images["zero_filled"] if reference is None else reference)
+            i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
             draw_reconstructions(
                 self.output_dir / f"{case}.png",
                 {name: _slice(image, i_slice) for name, image in images.items()},
@@ -155,11 +168,18 @@ def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray)
         image: real, ``(H, W)`` or ``(H, W, S)``.
         affine: ``(4, 4)``, voxel indices to RAS mm.
 
+    Raises:
+        ValueError: if the image is complex or has another number of axes.
+
     Example:
         >>> write_nifti("a.nii.gz", torch.zeros(4, 4, 2), np.eye(4))
     """
     import nibabel
 
+    if image.is_complex() or image.ndim not in (2, 3):
+        raise ValueError(
+            f"write_nifti: 'image' must be real (H, W) or (H, W, S), got {image.dtype} {tuple(image.shape)}"
+        )
     array = image.detach().cpu().to(torch.float32).numpy()
     file = nibabel.Nifti1Image(array if array.ndim == 3 else array[..., None], affine)
     file.set_qform(affine, code=1)

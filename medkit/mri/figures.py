@@ -31,11 +31,12 @@ def draw_reconstructions(
         notes: text under an image's name, for example its metrics.
         title: text above the picture.
         affine: ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm. The picture is turned as radiologists look at it
-            (superior or anterior up, the patient's right on the left) and its pixels get their size. The identity, that
-            is unknown geometry, and ``None`` leave the rows as they are stored.
+            (superior or anterior up, the patient's right on the left, in a sagittal slice anterior on the left) and its
+            pixels get their size. Where only the spacing is known, that is for ``diag(row, column, slice, 1)`` with the
+            first row and column at 0, for example the identity, and for ``None``, the rows stay as they are stored.
 
     Raises:
-        ValueError: if there is no image, or the sizes differ.
+        ValueError: if there is no image, an image is complex, or the sizes differ.
 
     Example:
         >>> draw_reconstructions("a.png", {"zero-filled": torch.rand(8, 8)}, torch.rand(8, 8))
@@ -43,17 +44,20 @@ def draw_reconstructions(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shapes = {tuple(image.shape) for image in [*images.values(), *([] if reference is None else [reference])]}
-    if not images or len(shapes) != 1 or len(shapes.pop()) != 2:
+    given = {**images, **({} if reference is None else {"reference": reference})}
+    shapes = {tuple(image.shape) for image in [*images.values(), *given.values()]}
+    is_complex = any(image.is_complex() for image in given.values())
+    if not images or is_complex or len(shapes) != 1 or len(shapes.pop()) != 2:
         raise ValueError(
-            "draw_reconstructions: 'images' and 'reference' must be at least one image, all of one size (H, W), got "
-            f"{ {name: tuple(image.shape) for name, image in images.items()} }"
+            "draw_reconstructions: 'images' and 'reference' must be at least one image, all real and of one size "
+            f"(H, W), got { {name: (image.dtype, tuple(image.shape)) for name, image in given.items()} }"
         )
     affine = np.eye(4) if affine is None else affine
     arrays = {name: turned(image.detach().cpu().float().numpy(), affine) for name, image in images.items()}
     truth = None if reference is None else turned(reference.detach().cpu().float().numpy(), affine)
     shape = next(iter(arrays.values())).shape
-    white = float(np.percentile(next(iter(arrays.values())) if truth is None else truth, 99.5)) or 1.0
+    bright = next(iter(arrays.values())) if truth is None else truth
+    white = float(np.percentile(np.nan_to_num(bright, posinf=0.0, neginf=0.0), 99.5)) or 1.0
     n_rows, n_columns = (1, len(arrays)) if truth is None else (2, len(arrays) + 1)
     spacing = turned_spacing(affine)
     aspect = spacing[0] / spacing[1]
@@ -64,7 +68,7 @@ def draw_reconstructions(
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     top = 1 - 0.7 / (n_rows * height + 0.75)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=top, wspace=0.01, hspace=0.01)
-    figure.suptitle(title, color="white", fontsize=10, y=0.995)
+    figure.suptitle(title, color="white", fontsize=10, y=0.995, parse_math=False)
 
     def show(row: int, column: int, array: np.ndarray, high: float, cmap: str) -> None:
         axes[row, column].imshow(array, cmap=cmap, vmin=0, vmax=high, aspect=aspect, interpolation="nearest")
@@ -80,11 +84,18 @@ def draw_reconstructions(
     for column, (name, array) in enumerate(arrays.items(), first):
         show(0, column, array, white, "gray")
         note = (notes or {}).get(name)
-        axes[0, column].set_title(name if note is None else f"{name}\n{note}", color="white", fontsize=9)
+        label = name if note is None else f"{name}\n{note}"
+        axes[0, column].set_title(label, color="white", fontsize=9, parse_math=False)
         if truth is not None:
             show(1, column, np.abs(array - truth), white / ERROR_GAIN, "inferno")
     with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, format="png", facecolor="black")
+
+
+def _is_as_stored(affine: np.ndarray) -> bool:
+    """Return whether an affine says no more than the spacing: the form that files without orientation are given."""
+    spacing = np.diag(affine)[:3]
+    return bool(np.allclose(affine[:3, :3], np.diag(spacing)) and (spacing > 0).all() and not affine[:2, 3].any())
 
 
 def _vertical_axis(affine: np.ndarray) -> tuple[int, tuple[str, ...]]:
@@ -98,7 +109,7 @@ def _vertical_axis(affine: np.ndarray) -> tuple[int, tuple[str, ...]]:
 
 def turned(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Turn a slice ``(row, column)`` as radiologists look at it; see :func:`draw_reconstructions`."""
-    if np.allclose(affine[:3, :3], np.eye(3)):
+    if _is_as_stored(affine):
         return array
     vertical, codes = _vertical_axis(affine)
     if vertical == 1:
@@ -111,7 +122,7 @@ def turned(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
 def turned_spacing(affine: np.ndarray) -> tuple[float, float]:
     """Return height and width in mm of a pixel of :func:`turned`."""
     spacing = [float(length) for length in np.linalg.norm(affine[:3, :2], axis=0)]
-    if np.allclose(affine[:3, :3], np.eye(3)):
+    if _is_as_stored(affine):
         return spacing[0], spacing[1]
     vertical, _ = _vertical_axis(affine)
     return spacing[vertical], spacing[1 - vertical]

@@ -1,5 +1,6 @@
 """Any image-to-image network as a reconstruction: what MONAI's U-Net needs to stand beside an unrolled network."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -32,5 +33,14 @@ class ImageRefiner(nn.Module):
 
         Returns:
             float32, ``(B, 2, H, W)``, same unit.
+
+        Raises:
+            ValueError: if the network's output has not the shape of its input.
         """
-        return zero_filled + self.network(zero_filled)
+        missing = self.network(zero_filled)
+        if not torch.jit.is_tracing():
+            if missing.shape != zero_filled.shape:
+                raise ValueError(
+                    f"ImageRefiner: 'network' must keep the shape {list(zero_filled.shape)}, got {list(missing.shape)}"
+                )
+        return zero_filled + missing
