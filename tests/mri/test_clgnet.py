@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medkit.mri import CLGNet, PackedReconstructor, SpatialFourierLayer
+from medkit.mri import CLGNet, PackedReconstructor, SpatialFourierLayer, SpatialFourierResidualBlock
 from medkit.mri.clgnet.consistency import ChannelDataConsistency, normal_channels, symmetrised
 from tests.laws import assert_adjoint, assert_contraction, assert_deterministic, inner
 from tests.mri.small_clgnet import MODES, relative, sample, scaled_up
@@ -107,7 +107,7 @@ def test_real_images_use_that_their_kspace_is_hermitian(size):
 # The network as a whole
 
 
-@pytest.mark.parametrize("options", [{}, {"fourier_mode": "modrelu"}, {"dc": "cg"}, {"in_channels": 1}])
+@pytest.mark.parametrize("options", [{}, {"fourier_mode": "modrelu", "dc": "cg"}, {"fourier_mode": "none"}, {"in_channels": 1}])
 @pytest.mark.parametrize("size", [(16, 12), (15, 9)])
 def test_both_back_ends_and_the_script_agree(options, size):
     net = PackedReconstructor(scaled_up(CLGNet(preset="small", **options))).eval()
@@ -121,6 +121,20 @@ def test_both_back_ends_and_the_script_agree(options, size):
         assert relative(scripted(image), pred) < 1e-6
         net.network.fft_backend = "matmul"
         assert relative(net(image), pred) < 1e-4
+
+
+def test_without_fourier_branch_it_is_as_large_but_sees_only_near():
+    def reach(mode):
+        block = SpatialFourierResidualBlock(8, mode)
+        z = torch.randn(1, 8, 24, 24, requires_grad=True)
+        block(z)[..., 12, 12].sum().backward()
+        return z.grad.abs().sum((0, 1)) > 0
+
+    rows, columns = torch.where(reach("none"))
+    assert (rows - 12).abs().max() == 4 and (columns - 12).abs().max() == 4
+    assert reach("crelu").float().mean() > 0.9
+    near, both = (sum(p.numel() for p in CLGNet(fourier_mode=m).parameters()) for m in ("none", "crelu"))
+    assert abs(near / both - 1) < 0.05
 
 
 def test_parameters_do_not_depend_on_the_back_end():

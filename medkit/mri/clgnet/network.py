@@ -112,7 +112,8 @@ class CLGNet(nn.Module):
         n_blocks: residual blocks in each cascade.
         in_channels: 2 for complex images (Re, Im), 1 for real images. With 1, give the real part of the zero-filled
             image and any mask; that k-space is Hermitian is used: a sample at k counts at -k as well.
-        fourier_mode: ``"crelu"`` or ``"modrelu"``, see :class:`SpatialFourierLayer`.
+        fourier_mode: ``"crelu"`` or ``"modrelu"``, see :class:`SpatialFourierLayer`; ``"none"``: for comparison, two
+            3×3 convolutions in place of each layer.
         dc: ``"soft"``, ``"hard"``, ``"cg"`` or ``"none"``.
         cg_iterations: conjugate-gradient steps in each cascade, with ``dc="cg"``.
         fft_backend: ``"fft"``, or ``"matmul"`` for exports; also an attribute, which may be set at any time. The
