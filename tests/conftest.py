@@ -54,3 +54,14 @@ def real_data() -> Path:
 def bundle(tmp_path: Path) -> Path:
     """Return the bundle ``tiny``, in a folder of its own."""
     return write_tiny_bundle(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a short training of clgnet, run from another folder by the command in its README."""
+    from tests.bundle_runs import CLGNET, command, typed
+
+    folder = tmp_path_factory.mktemp("trained")
+    done = typed(folder, command(CLGNET, ["train", "small"], "--output_dir", str(folder)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

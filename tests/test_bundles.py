@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
-CLGNET = ROOT / "bundles" / "clgnet"
+from tests.bundle_runs import BUNDLES, CLGNET, command, configs, prepared, run, typed
+
 REQUIRED_METADATA = (
     "schema version changelog monai_version pytorch_version numpy_version required_packages_version task description "
     "authors copyright network_data_format"
 ).split()
-
-
-def configs(bundle: Path, *names: str) -> list[str]:
-    """Return the paths of configs by name."""
-    return [str(bundle / "configs" / f"{name}.json") for name in names]
-
-
-def prepared(bundle: Path, names: list[str], kind: str, **overrides: object) -> ConfigWorkflow:
-    """Return the initialised workflow of configs of a bundle."""
-    workflow = ConfigWorkflow(
-        configs(bundle, *names),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(bundle),
-        **overrides,
-    )
-    workflow.initialize()
-    return workflow
-
-
-def run(bundle: Path, names: list[str], **overrides: object) -> None:
-    """Run configs of a bundle in this process, as ``monai.bundle run`` does."""
-    prepared(bundle, names, "infer" if names[0] == "inference" else "train", **overrides).run()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, request) -> Path:
-    """Folder of a short training of clgnet, run from another folder by the command in its README."""
-    folder = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs(CLGNET, "train", "small"))]
-    command += ["--bundle_root", str(CLGNET), "--output_dir", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -214,10 +173,8 @@ def test_exported_torchscript_agrees_with_the_network(trained, tmp_path):
     ],
 )
 def test_wrong_input_ends_in_one_sentence(arguments, words, tmp_path):
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs(CLGNET, "train", "small"))]
-    command += ["--bundle_root", str(CLGNET), "--output_dir", str(tmp_path / "out"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    line = command(CLGNET, ["train", "small"], "--output_dir", str(tmp_path / "out"), *arguments)
+    done = typed(tmp_path, line)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("medkit: error: "), done.stderr

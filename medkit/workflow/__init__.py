@@ -8,14 +8,17 @@ from medkit.workflow.overrides import check_overrides
 from medkit.workflow.progress import ProgressBar, is_shown
 from medkit.workflow.records import MetricsWriter, save_config_copy, write_metrics
 from medkit.workflow.resuming import Resume
+from medkit.workflow.sampling import EpochSampler, SeededDataset
 from medkit.workflow.seeding import SeedEachEpoch, epoch_seed
 from medkit.workflow.verification import example_inputs, verify_bundle
 
 __all__ = [
+    "EpochSampler",
     "MetricsWriter",
     "ProgressBar",
     "Resume",
     "SeedEachEpoch",
+    "SeededDataset",
     "WeightAverage",
     "atomic_path",
     "check_knobs",

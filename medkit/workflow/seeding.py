@@ -62,7 +62,10 @@ class SeedEachEpoch:
         dataset = getattr(loader, "dataset", None) if self.dataset is None else self.dataset
         if dataset is not None:
             set_rnd(dataset, seed)
-        for owner in (loader, getattr(loader, "sampler", None)):
+        sampler = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(engine.state.epoch)
+        for owner in (loader, sampler):
             generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(seed)

@@ -107,7 +107,9 @@ def test_real_images_use_that_their_kspace_is_hermitian(size):
 # The network as a whole
 
 
-@pytest.mark.parametrize("options", [{}, {"fourier_mode": "modrelu", "dc": "cg"}, {"fourier_mode": "none"}, {"in_channels": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"fourier_mode": "modrelu", "dc": "cg"}, {"fourier_mode": "none"}, {"in_channels": 1}]
+)
 @pytest.mark.parametrize("size", [(16, 12), (15, 9)])
 def test_both_back_ends_and_the_script_agree(options, size):
     net = PackedReconstructor(scaled_up(CLGNet(preset="small", **options))).eval()
@@ -131,7 +133,8 @@ def test_without_fourier_branch_it_is_as_large_but_sees_only_near():
         return z.grad.abs().sum((0, 1)) > 0
 
     rows, columns = torch.where(reach("none"))
-    assert (rows - 12).abs().max() == 4 and (columns - 12).abs().max() == 4
+    assert (rows - 12).abs().max() == 4
+    assert (columns - 12).abs().max() == 4
     assert reach("crelu").float().mean() > 0.9
     near, both = (sum(p.numel() for p in CLGNet(fourier_mode=m).parameters()) for m in ("none", "crelu"))
     assert abs(near / both - 1) < 0.05

@@ -1,0 +1,214 @@
+"""The bundle clgnet when things go wrong: a killed run, several processes, exports, broken and foreign files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, onnx_export
+
+from medkit.workflow import user_message
+from tests.bundle_runs import CLGNET, command, configs, environment, run, typed
+
+SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the last step of a training."""
+    return torch.load(folder / "small" / "checkpoint.pt", weights_only=True)["network"]
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference of two sets of weights."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_killed_training_goes_on_where_it_was(trained, tmp_path):
+    line = command(CLGNET, ["train", "small"], "--output_dir", str(tmp_path), "--max_epochs", "4")
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        while not (tmp_path / "small" / "checkpoint.pt").exists() and first.poll() is None:
+            time.sleep(0.02)
+        first.kill()
+    assert first.returncode != 0, "the run ended before it could be killed"
+    run(CLGNET, ["train", "small"], output_dir=str(tmp_path), max_epochs=4)
+    whole = tmp_path / "whole"
+    run(CLGNET, ["train", "small"], output_dir=str(whole), max_epochs=4)
+    assert difference(weights(tmp_path), weights(whole)) == 0
+    assert difference(weights(tmp_path), weights(trained)) > 1e-4, "nothing was learned after the second epoch"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo needs torchrun's store, which Windows builds of torch lack")
+def test_two_processes_train_what_one_does(trained, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = command(CLGNET, ["train", "multi_gpu_train", "small"], "--output_dir", str(tmp_path), "--batch_size", "1")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = typed(tmp_path, [*launcher, *line[1:]])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert difference(weights(tmp_path), weights(trained)) < 1e-5
+    logs = len(list((trained / "small").glob("events.out.tfevents.*")))
+    assert len(list((tmp_path / "small").glob("events.out.tfevents.*"))) == logs, "one process alone writes logs"
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter calls what torch deprecated
+def test_onnx_of_the_bundle_agrees_with_the_network(trained, tmp_path):
+    import onnxruntime
+
+    file = tmp_path / "model.onnx"
+    options = {"network_def#network#preset": "small", "network_def#network#fft_backend": "matmul"}
+    onnx_export(
+        net_id="network_def",
+        filepath=str(file),
+        ckpt_file=str(trained / "small" / "model.pt"),
+        meta_file=str(CLGNET / "configs" / "metadata.json"),
+        config_file=configs(CLGNET, "inference")[0],
+        input_shape=[1, 7, 32, 40],
+        use_trace=True,
+        bundle_root=str(CLGNET),
+        **options,
+    )
+    parser = ConfigParser()
+    parser.read_config(configs(CLGNET, "inference"))
+    parser["network_def#network#preset"] = "small"
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(trained / "small" / "model.pt", weights_only=True))
+    image = torch.rand(1, 7, 32, 40)
+    session = onnxruntime.InferenceSession(str(file))
+    (pred,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(pred), network(image), atol=1e-4, rtol=1e-4)
+
+
+def infer(trained: Path, exam: Path, out: Path) -> None:
+    """Reconstruct an exam with the weights of the short training."""
+    run(
+        CLGNET,
+        ["inference"],
+        dataset_dir=str(exam),
+        output_dir=str(out),
+        ckpt_path=str(trained / "small" / "model.pt"),
+        **SMALL,
+    )
+
+
+def noise(*shape: int) -> np.ndarray:
+    """Return complex noise."""
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def write_cfl(path: Path, kspace: np.ndarray) -> None:
+    """Write (coil, H, W) as BART does: readout, phase encoding, slice, coil, in Fortran order."""
+    array = kspace.transpose(1, 2, 0)[:, :, None]
+    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape)) + "\n")
+    path.write_bytes(array.astype(np.complex64).tobytes(order="F"))
+
+
+def test_inference_reads_cfl(trained, tmp_path):
+    write_cfl(tmp_path / "head.cfl", noise(3, 40, 36))
+    infer(trained, tmp_path / "head.cfl", tmp_path / "out")
+    assert nibabel.load(tmp_path / "out" / "head_clgnet.nii.gz").shape == (40, 36, 1)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"][0]["case"] == "head"
+
+
+def cut(path: Path) -> None:
+    """Leave half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_h5(path: Path, kspace: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """Write k-space (slice, coil, H, W), and the mask of its columns."""
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        if mask is not None:
+            file["mask"] = mask
+
+
+def truncated_h5(folder: Path) -> Path:
+    write_h5(folder / "a.h5", noise(2, 3, 40, 36))
+    cut(folder / "a.h5")
+    return folder / "a.h5"
+
+
+def truncated_nifti(folder: Path) -> Path:
+    nibabel.save(nibabel.Nifti1Image(np.abs(noise(40, 36, 3)), np.eye(4)), folder / "a.nii")
+    cut(folder / "a.nii")
+    return folder / "a.nii"
+
+
+def truncated_cfl(folder: Path) -> Path:
+    write_cfl(folder / "a.cfl", noise(3, 40, 36))
+    cut(folder / "a.cfl")
+    return folder / "a.cfl"
+
+
+def text_as_h5(folder: Path) -> Path:
+    (folder / "a.h5").write_text("not HDF5")
+    return folder / "a.h5"
+
+
+def other_h5(folder: Path) -> Path:
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["weights"] = np.zeros(3)
+    return folder / "a.h5"
+
+
+def kspace_with_nan(folder: Path) -> Path:
+    kspace = noise(2, 3, 40, 36)
+    kspace[1, 0, 3, 3] = np.nan
+    write_h5(folder / "a.h5", kspace)
+    return folder / "a.h5"
+
+
+def nothing_sampled(folder: Path) -> Path:
+    write_h5(folder / "a.h5", noise(2, 3, 40, 36), np.zeros(36, dtype=bool))
+    return folder / "a.h5"
+
+
+def mask_of_another_size(folder: Path) -> Path:
+    write_h5(folder / "a.h5", noise(2, 3, 40, 36), np.ones(30, dtype=bool))
+    return folder / "a.h5"
+
+
+def nothing_there(folder: Path) -> Path:
+    return folder / "a.h5"
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (truncated_h5, "a.h5"),
+        (truncated_nifti, "a.nii"),
+        (truncated_cfl, "a.cfl"),
+        (text_as_h5, "a.h5"),
+        (other_h5, "kspace"),
+        (kspace_with_nan, "finite"),
+        (nothing_sampled, "no sampled"),
+        (mask_of_another_size, "30"),
+        (nothing_there, "does not exist"),
+    ],
+)
+def test_bad_exams_end_in_one_sentence_and_leave_nothing(write: Callable[[Path], Path], words, trained, tmp_path):
+    exam = write(tmp_path)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  of whatever type, what counts is what the user reads
+        infer(trained, exam, tmp_path / "out")
+    sentence = user_message(caught.value)
+    assert words in sentence
+    assert "\n" not in sentence
+    assert not [path for path in tmp_path.rglob("out/**/*") if path.is_file()]
+    shutil.rmtree(tmp_path)
