@@ -1,9 +1,10 @@
-"""Reconstruction quality: zero-filled, CG-SENSE and TV (sigpy), a U-Net of equal training time, and CLGNet.
+"""Reconstruction quality: zero-filled, CG-SENSE and TV (sigpy), CLGNet, and whatever else was trained.
 
 Each image, simulated and real, is under-sampled by each pattern of the protocol beside this file; each method gets the
-same samples and the same coil sensitivities. Prints a table of PSNR (dB), SSIM and NMSE, and writes JSON.
+same samples and the same coil sensitivities. Prints a table of PSNR (dB), SSIM and NMSE, and writes JSON. A network
+to compare with is a folder that a training of the bundle left, a U-Net for example:
 
-    python tests/benchmarks/mri_recon.py --output results.json --unet runs/unet/model.pt
+    python -m tests.benchmarks.mri_recon --output results.json --run unet=bundles/clgnet/runs/unet
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ def classical(app: str, options: dict[str, Any], weight: float) -> Method:
     return reconstruct
 
 
-def network(config: list[Path], weights: Path, device: str) -> Method:
-    """Return the network of a bundle's configs with its weights."""
+def network(config: Path, weights: Path, device: str) -> Method:
+    """Return the network of a config with its weights."""
     parser = ConfigParser()
     parser.read_config(config)
     net: PackedReconstructor = parser.get_parsed_content("network_def")
@@ -169,23 +170,25 @@ def main() -> None:
     parser.add_argument("--protocol", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--bundle", type=Path, default=ROOT / "bundles" / "clgnet")
     parser.add_argument("--weights", type=Path, help="of CLGNet; default the released ones")
-    parser.add_argument("--unet", type=Path, help="weights of a run with configs/unet.json; left out without")
+    parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="also what a training left")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=("simulated", "real"))
     parser.add_argument("--no-classical", action="store_true", help="leave out sigpy")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
     protocol = json.loads(options.protocol.read_text())
-    configs = options.bundle / "configs"
     methods: dict[str, Method] = {"zero_filled": lambda sample: sample["zero_filled"].abs()[0]}
     if not options.no_classical:
         for method, app in (("cg_sense", "SenseRecon"), ("tv", "TotalVariationRecon")):
             for weight in protocol[method]["weights"]:
                 methods[f"{method} @{weight}"] = classical(app, protocol[method], weight)
-    if options.unet:
-        methods["unet"] = network([configs / "train.json", configs / "unet.json"], options.unet, options.device)
+    for text in options.run:
+        name, _, folder = text.partition("=")
+        if not (Path(folder) / "model.pt").is_file():
+            parser.error(f"--run must be NAME=FOLDER of a finished training, got {text!r}: no {folder}/model.pt")
+        methods[name] = network(Path(folder) / "config.json", Path(folder) / "model.pt", options.device)
     weights = options.weights or options.bundle / "models" / "model.pt"
-    methods["clgnet"] = network([configs / "train.json"], weights, options.device)
+    methods["clgnet"] = network(options.bundle / "configs" / "train.json", weights, options.device)
     results = run(protocol, methods, options.only)
     for name, patterns in results.items():
         print(f"\n{name}\n| pattern | method | PSNR (dB) | SSIM | NMSE | seconds |\n|---|---|---|---|---|---|")  # noqa: T201
