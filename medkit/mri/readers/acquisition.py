@@ -42,7 +42,7 @@ class Acquisition:
         shape: height and width of a slice, in samples.
         affine: ``(4, 4)`` float64, voxel indices ``(row, column, slice)`` to RAS millimetres. Without geometry in the
             file, the identity: voxels of 1 mm.
-        has_geometry: whether ``affine`` comes from the file.
+        has_geometry: whether ``affine``, or at least its spacing, comes from the file; HDF5 tells no orientation.
         header: other facts of the file by name (``acquisition``, ``patient_id``, ``recon_matrix``, ...).
         centred: whether the zero frequency of the stored k-space lies at index ``n // 2``. Otherwise it lies at index
             0, as ``numpy.fft.fft2`` of an image leaves it and Calgary-Campinas stores it, and is moved on reading.

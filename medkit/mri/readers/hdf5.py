@@ -83,7 +83,8 @@ def open_hdf5(
     except OSError as error:
         raise ValueError(
             f"open_acquisition: {path} must be an HDF5 file, but it cannot be opened ({error}); it may be incomplete "
-            "or of another kind: copy or download it again"
+            "or of another kind: copy or download it again; on a network drive that refuses locks, set "
+            "HDF5_USE_FILE_LOCKING=FALSE"
         ) from error
     key = _find_dataset(path, file, key)
     dataset = file[key]

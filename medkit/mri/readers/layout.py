@@ -144,7 +144,7 @@ def find_layout(
         if axes is None:
             raise ValueError(
                 f"open_acquisition: {where} has shape {shape}, and only 2, 3 or (k-space) 4 axes can be guessed; "
-                "name them, e.g. axes='slice,coil,H,W'"
+                "name them, e.g. axes='slice,coil,H,W'; of repetitions or echoes save one, or their mean, first"
             )
         axes += ",ri" * parts
     layout = Layout(tuple(name.strip() for name in axes.split(",")), tuple(int(n) for n in shape))
