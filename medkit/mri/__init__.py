@@ -34,6 +34,7 @@ from medkit.mri.masks import (
     SamplingMask,
     actual_acceleration,
 )
+from medkit.mri.mc_cdic import KspaceCropOperator, MCCDic, MultiContrastLoss, MultiScaleDictionary
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
@@ -68,7 +69,11 @@ __all__ = [
     "GradientFeatures",
     "HardDataConsistency",
     "ImageRefiner",
+    "KspaceCropOperator",
     "LoadAcquisitiond",
+    "MCCDic",
+    "MultiContrastLoss",
+    "MultiScaleDictionary",
     "PackReconstructiond",
     "PackedReconstructor",
     "PerceptualFeatures",
