@@ -73,6 +73,28 @@ def test_training_steps_lower_the_loss():
     assert values[-1] < 0.95 * values[0]
 
 
+def test_longer_training_goes_on_with_the_learning_rate_of_its_length():
+    def optimizer_and_schedule(max_epochs):
+        parser = ConfigParser()
+        parser.read_config(configs(CLGNET, "train", "small"))
+        parser["max_epochs"] = max_epochs
+        return parser.get_parsed_content("optimizer"), parser.get_parsed_content("lr_scheduler")
+
+    def step(optimizer, schedule):
+        optimizer.step()
+        schedule.step()
+        return optimizer.param_groups[0]["lr"]
+
+    short, whole = optimizer_and_schedule(2), optimizer_and_schedule(5)
+    before = [step(*short) for _ in range(2)]
+    assert before[-1] == pytest.approx(0)
+    longer = optimizer_and_schedule(5)
+    for new, old in zip(longer, short, strict=True):
+        new.load_state_dict(old.state_dict())
+    rates = [step(*whole) for _ in range(5)]
+    assert [step(*longer) for _ in range(3)] == pytest.approx(rates[2:])
+
+
 def test_finished_training_started_again_changes_nothing(trained):
     before = (trained / "small" / "model.pt").read_bytes()
     run(CLGNET, ["train", "small"], output_dir=str(trained))
@@ -87,6 +109,8 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
     assert set(summary["clgnet"]) == {"psnr", "ssim", "nmse"}
     assert summary["clgnet"]["psnr"] > 10
     assert (folder / "metrics.csv").is_file()
+    assert json.loads((folder / "config.json").read_text())["n_test_subjects"] == 1
+    assert "n_test_subjects" not in json.loads((folder.parent / "config.json").read_text()), "the training's is kept"
     assert list(folder.glob("*.png"))
 
 

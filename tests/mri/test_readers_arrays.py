@@ -226,7 +226,7 @@ def test_coils_last_are_not_taken_for_columns(tmp_path):
     path = save_npy(tmp_path, kspace)
     with pytest.raises(ValueError, match=r"12 coils of 10 x 3 samples, which is not likely.*axes='H,W,coil'"):
         open_acquisition(path)
-    exam = open_acquisition(path, axes="H,W,coil")
+    exam = open_acquisition(path, axes=("H", "W", "coil"))
     np.testing.assert_array_equal(exam.read_slice(0).numpy(), kspace.transpose(2, 0, 1))
 
 

@@ -108,7 +108,12 @@ def test_exams_of_a_subject_stay_together(tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "validation", "test"),
-    [("train", "validation", "test"), ("multicoil_train", "multicoil_val", "multicoil_test"), ("Train", "Val", "Test")],
+    [
+        ("train", "validation", "test"),
+        ("multicoil_train", "multicoil_val", "multicoil_test"),
+        ("Train", "Val", "Test"),
+        ("train_full", "val-2", "multicoil_test_v2"),
+    ],
 )
 def test_splits_by_sub_folder(tmp_path, train, validation, test):
     for folder, name in ((train, "a"), (train, "deep/b"), (validation, "c"), (test, "d"), ("other", "e")):

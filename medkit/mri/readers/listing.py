@@ -166,7 +166,9 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
 
 
 def _split_of_folder(folder: Path) -> str | None:
-    return SPLIT_WORDS.get(re.split(r"[_-]", folder.name.lower())[-1])
+    words = re.split(r"[_-]", folder.name.lower())
+    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:

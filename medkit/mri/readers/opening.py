@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from medkit.mri.readers.acquisition import Acquisition
@@ -30,7 +31,7 @@ def file_stem(path: Path) -> str:
 def open_acquisition(
     path: str | os.PathLike[str],
     key: str | None = None,
-    axes: str | None = None,
+    axes: str | Sequence[str] | None = None,
     slice_axis: int = 2,
     domain: str | None = None,
     centred: bool = True,
@@ -63,7 +64,7 @@ def open_acquisition(
         path: the file. For BART also the ``.hdr``.
         key: name of the array in ``.h5``, ``.mat`` and ``.npz``; default ``kspace``, then other usual names, then the
             only array. Groups of HDF5 are written ``group/name``.
-        axes: names of the array's axes with commas, from ``slice``, ``coil``, ``H``, ``W``, ``ri`` (real and imaginary
+        axes: names of the array's axes with commas, or in a sequence, from ``slice``, ``coil``, ``H``, ``W``, ``ri`` (real and imaginary
             part), ``coil_ri`` (real and imaginary parts of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``.
             For ``.mat`` in MATLAB's order. Not for volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
@@ -85,6 +86,8 @@ def open_acquisition(
         torch.Size([16, 640, 368])
     """
     given = Path(path)
+    if axes is not None and not isinstance(axes, str):
+        axes = ",".join(axes)  # a command line turns slice,coil,H,W into a tuple
     if domain not in (None, "kspace", "image"):
         raise ValueError(f"open_acquisition: 'domain' must be 'kspace', 'image' or None, got {domain!r}")
     if given.is_dir():
