@@ -63,8 +63,9 @@ class SeedEachEpoch:
         if dataset is not None:
             set_rnd(dataset, seed)
         sampler = getattr(loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(engine.state.epoch)
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(engine.state.epoch)
         for owner in (loader, sampler):
             generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):

@@ -165,9 +165,11 @@ class _ConvolutionPair(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        for conv in (self.first, self.second):
-            nn.init.kaiming_normal_(conv.weight, a=NEGATIVE_SLOPE)
-            nn.init.zeros_(conv.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, a=NEGATIVE_SLOPE)
 
     def forward(self, z: Tensor, matrices: list[Tensor] | None = None, scale: Tensor | None = None) -> Tensor:
         """Same arguments as :class:`SpatialFourierLayer`; ``matrices`` are not used."""

@@ -64,9 +64,9 @@ def open_acquisition(
         path: the file. For BART also the ``.hdr``.
         key: name of the array in ``.h5``, ``.mat`` and ``.npz``; default ``kspace``, then other usual names, then the
             only array. Groups of HDF5 are written ``group/name``.
-        axes: names of the array's axes with commas, or in a sequence, from ``slice``, ``coil``, ``H``, ``W``, ``ri`` (real and imaginary
-            part), ``coil_ri`` (real and imaginary parts of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``.
-            For ``.mat`` in MATLAB's order. Not for volumes.
+        axes: names of the array's axes with commas (or a sequence of them), from ``slice``, ``coil``, ``H``, ``W``,
+            ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts of the coils in turn), ``1`` (length
+            1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
         domain: ``"kspace"`` or ``"image"``: what the array holds. ``None``: real arrays and those named ``images``
             hold images, complex ones k-space. Of complex images the k-space is given.
