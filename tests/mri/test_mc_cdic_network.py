@@ -141,6 +141,10 @@ def test_any_size_is_padded_and_cropped(size, large):
         assert theirs.shape[2] % 4 == theirs.shape[3] % 4 == 0
         assert relative(ours, theirs[..., : size[0], : size[1]]) < 1e-6
     assert torch.equal(pad_to_multiple(x)[..., : size[0], : size[1]], x)
+    height, width = (n + -n % 4 for n in size)
+    rows, columns = (torch.arange(n) for n in (height, width))
+    mirror = [torch.where(i < n, i, 2 * n - 2 - i) for i, n in ((rows, size[0]), (columns, size[1]))]
+    assert torch.equal(pad_to_multiple(x), x[..., mirror[0], :][..., mirror[1]])
 
 
 @pytest.mark.parametrize("options", [{}, {"stage_threshold": True, "in_channels": 2, "ref_channels": 4}])
@@ -198,6 +202,8 @@ def test_every_parameter_learns(options):
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
+        if name.endswith("log_step"):
+            assert parameter.grad.all(), name
 
 
 @BOTH
