@@ -136,7 +136,7 @@ def files_are_short(root: Path) -> list[str]:
 
 
 def files_open_with_a_sentence(root: Path) -> list[str]:
-    """The first line of every file is a docstring line that ends a sentence; a notebook's script opens with its title."""
+    """The first line of every file is a docstring line that ends a sentence; of a notebook's script, its title."""
     faults = []
     for path in _own_python(root):
         if path.parent.name == "tutorials" and path.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # "):
