@@ -60,7 +60,9 @@ def test_two_processes_train_what_one_does(trained, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     done = typed(tmp_path, [*launcher, *line[1:]])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert difference(weights(tmp_path), weights(trained)) < 1e-5
+    # A norm, since Adam divides gradients by their size: of those near zero it blows rounding up to whole steps.
+    two, one = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (tmp_path, trained))
+    assert (two - one).norm() < 1e-4 * one.norm()
     logs = len(list((trained / "small").glob("events.out.tfevents.*")))
     assert len(list((tmp_path / "small").glob("events.out.tfevents.*"))) == logs, "one process alone writes logs"
 
@@ -198,7 +200,7 @@ def nothing_there(folder: Path) -> Path:
         (text_as_h5, "a.h5"),
         (other_h5, "kspace"),
         (kspace_with_nan, "finite"),
-        (nothing_sampled, "no sampled"),
+        (nothing_sampled, "every sample is zero"),
         (mask_of_another_size, "30"),
         (nothing_there, "does not exist"),
     ],
