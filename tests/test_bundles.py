@@ -11,7 +11,18 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 
-from tests.bundle_runs import BUNDLES, CLGNET, command, configs, prepared, run, typed
+from tests.bundle_runs import (
+    BUNDLES,
+    CLGNET,
+    command,
+    configs,
+    infer,
+    prepared,
+    run,
+    trained_network,
+    trained_weights,
+    typed,
+)
 
 REQUIRED_METADATA = (
     "schema version changelog monai_version pytorch_version numpy_version required_packages_version task description "
@@ -114,21 +125,11 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
     assert list(folder.glob("*.png"))
 
 
-SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
-
-
 def test_inference_keeps_the_geometry_of_a_volume(trained, tmp_path):
     affine = np.array([[0.0, -2.0, 0.0, 10], [3.0, 0.0, 0.0, -7], [0.0, 0.0, 4.0, 5], [0, 0, 0, 1]])
     image = np.random.default_rng(0).random((40, 36, 3), dtype=np.float32)
     nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "head.nii.gz")
-    run(
-        CLGNET,
-        ["inference"],
-        dataset_dir=str(tmp_path / "head.nii.gz"),
-        output_dir=str(tmp_path / "out"),
-        ckpt_path=str(trained / "small" / "model.pt"),
-        **SMALL,
-    )
+    infer(trained, tmp_path / "head.nii.gz", tmp_path / "out")
     result = nibabel.load(tmp_path / "out" / "head_clgnet.nii.gz")
     assert result.shape == image.shape
     assert result.get_data_dtype() == np.float32
@@ -150,14 +151,7 @@ def test_inference_reads_raw_kspace_and_kspace_that_was_undersampled(trained, tm
     with h5py.File(tmp_path / "exams" / "measured.h5", "w") as file:
         file["kspace"] = kspace * mask
         file["mask"] = mask
-    run(
-        CLGNET,
-        ["inference"],
-        dataset_dir=str(tmp_path / "exams"),
-        output_dir=str(tmp_path / "out"),
-        ckpt_path=str(trained / "small" / "model.pt"),
-        **SMALL,
-    )
+    infer(trained, tmp_path / "exams", tmp_path / "out")
     for case in ("full", "measured"):
         assert nibabel.load(tmp_path / "out" / f"{case}_clgnet.nii.gz").shape == (40, 36, 2)
         assert (tmp_path / "out" / f"{case}.png").is_file()
@@ -170,17 +164,13 @@ def test_exported_torchscript_agrees_with_the_network(trained, tmp_path):
     ckpt_export(
         net_id="network_def",
         filepath=str(file),
-        ckpt_file=str(trained / "small" / "model.pt"),
+        ckpt_file=str(trained_weights(trained)),
         meta_file=str(CLGNET / "configs" / "metadata.json"),
         config_file=configs(CLGNET, "inference")[0],
         bundle_root=str(CLGNET),
         **{"network_def#network#preset": "small"},
     )
-    parser = ConfigParser()
-    parser.read_config(configs(CLGNET, "inference"))
-    parser["network_def#network#preset"] = "small"
-    network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(torch.load(trained / "small" / "model.pt", weights_only=True))
+    network = trained_network(trained)
     exported = torch.jit.load(str(file))
     for size in ((32, 40), (45, 33)):
         image = torch.rand(1, 7, *size)

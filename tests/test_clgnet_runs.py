@@ -16,12 +16,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, onnx_export
+from monai.bundle import onnx_export
 
 from medkit.workflow import user_message
-from tests.bundle_runs import CLGNET, command, configs, environment, run, typed
-
-SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
+from tests.bundle_runs import CLGNET, command, configs, environment, infer, run, trained_network, trained_weights, typed
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -51,6 +49,19 @@ def test_killed_training_goes_on_where_it_was(trained, tmp_path):
     assert difference(weights(tmp_path), weights(trained)) > 1e-4, "nothing was learned after the second epoch"
 
 
+def test_training_starts_from_given_weights(trained, tmp_path):
+    ckpt_path = trained_weights(trained)
+    run(
+        CLGNET,
+        ["train", "small"],
+        output_dir=str(tmp_path),
+        ckpt_path=str(ckpt_path),
+        learning_rate=1e-12,
+        max_epochs=1,
+    )
+    assert difference(weights(tmp_path), torch.load(ckpt_path, weights_only=True)) < 1e-6
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs torchrun's store, which Windows builds of torch lack")
 def test_two_processes_train_what_one_does(trained, tmp_path):
     with socket.socket() as free:
@@ -77,7 +88,7 @@ def test_onnx_of_the_bundle_agrees_with_the_network(trained, tmp_path):
     onnx_export(
         net_id="network_def",
         filepath=str(file),
-        ckpt_file=str(trained / "small" / "model.pt"),
+        ckpt_file=str(trained_weights(trained)),
         meta_file=str(CLGNET / "configs" / "metadata.json"),
         config_file=configs(CLGNET, "inference")[0],
         input_shape=[1, 7, 32, 40],
@@ -85,28 +96,12 @@ def test_onnx_of_the_bundle_agrees_with_the_network(trained, tmp_path):
         bundle_root=str(CLGNET),
         **options,
     )
-    parser = ConfigParser()
-    parser.read_config(configs(CLGNET, "inference"))
-    parser["network_def#network#preset"] = "small"
-    network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(torch.load(trained / "small" / "model.pt", weights_only=True))
+    network = trained_network(trained)
     image = torch.rand(1, 7, 32, 40)
     session = onnxruntime.InferenceSession(str(file))
     (pred,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(pred), network(image), atol=1e-4, rtol=1e-4)
-
-
-def infer(trained: Path, exam: Path, out: Path) -> None:
-    """Reconstruct an exam with the weights of the short training."""
-    run(
-        CLGNET,
-        ["inference"],
-        dataset_dir=str(exam),
-        output_dir=str(out),
-        ckpt_path=str(trained / "small" / "model.pt"),
-        **SMALL,
-    )
 
 
 def noise(*shape: int) -> np.ndarray:
