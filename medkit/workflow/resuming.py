@@ -144,11 +144,14 @@ class Resume:
         if missing:
             raise ValueError(f"Resume: {self.checkpoint} holds no {missing}: it is of another kind of run; {remedy}")
         for name, item in self.save_dict.items():
+            asked = _learning_rates(item)
             try:
                 _bare(item).load_state_dict(state[name])
             except (RuntimeError, ValueError, KeyError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise ValueError(f"Resume: {self.checkpoint} does not fit '{name}' ({reason}); {remedy}") from error
+            if (kept := _learning_rates(item)) != asked and idist.get_rank() == 0:
+                logger.warning(f"{self.run_dir}: the run goes on with its learning rate {kept}, not {asked}; {remedy}.")
         engine.state.epoch = state["_trainer"]["epoch"]
         engine.state.iteration = state["_trainer"]["iteration"]
         if self.evaluator is not None and "_best" in state:
@@ -175,6 +178,12 @@ class Resume:
 def _bare(item: Any) -> Any:
     """Take the network out of DistributedDataParallel, so that a checkpoint fits any number of processes."""
     return item.module if isinstance(item, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else item
+
+
+def _learning_rates(item: Any) -> list[float]:
+    """Initial learning rate of each group of an optimizer; nothing for other items."""
+    groups = getattr(item, "param_groups", [])
+    return [float(group.get("initial_lr", group["lr"])) for group in groups]
 
 
 def _plain(value: Any) -> float:

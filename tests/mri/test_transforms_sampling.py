@@ -73,11 +73,11 @@ def test_simulation_leaves_real_kspace_alone_and_takes_metadata():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda seed_key: SimulateKspaced(n_coils=(1, 2, 3), noise=(0, 0.1), seed_key=seed_key),
-        lambda seed_key: Compose(
+        lambda seed_key, seed=0: SimulateKspaced(n_coils=(1, 2, 3), noise=(0, 0.1), seed_key=seed_key, seed=seed),
+        lambda seed_key, seed=0: Compose(
             [
                 SimulateKspaced(n_coils=(2,), noise=(0, 0.1), seed_key=seed_key),
-                Undersampled("kspace", RandomMask((0.1, 0.2), (4, 2)), seed_key=seed_key),
+                Undersampled("kspace", RandomMask((0.1, 0.2), (4, 2)), seed_key=seed_key, seed=seed),
             ]
         ),
     ],
@@ -98,6 +98,8 @@ def test_seeds_and_names_replay(make):
     backward = [key(make("case").set_random_state(99)(s)) for s in reversed(samples)][::-1]
     assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
     assert any(a.shape != forward[0].shape or not torch.equal(a, forward[0]) for a in forward[1:])
+    other = [key(make("case", seed=1)(s)) for s in samples]
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(other, forward, strict=True))
 
 
 def test_a_name_gives_the_same_mask_in_every_process():
@@ -105,7 +107,7 @@ def test_a_name_gives_the_same_mask_in_every_process():
     pattern = RandomMask(0.1, 4)
     sample = {"kspace": torch.ones(1, 4, 40, dtype=torch.complex64), "case": "file1000001"}
     mask = Undersampled("kspace", pattern, seed_key="case")(sample)["mask"]
-    digest = hashlib.sha256(b"Undersampled:file1000001").digest()
+    digest = hashlib.sha256(b"Undersampled:0:file1000001").digest()
     rng = np.random.RandomState(int.from_bytes(digest[:4], "big"))
     assert torch.equal(mask[0], pattern.draw((4, 40), rng))
 

@@ -238,6 +238,19 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         more.load(engine)
 
 
+def test_another_learning_rate_is_not_taken_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = torch.nn.Linear(1, 1)
+    for rate in (0.1, 0.1, 0.2):
+        caplog.clear()
+        optimizer = torch.optim.SGD(network.parameters(), rate)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        engine = Engine(lambda engine, batch, optimizer=optimizer: optimizer.step())
+        Resume(tmp_path, {"network": network, "optimizer": optimizer, "schedule": schedule}).attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _, schedule=schedule: schedule.step())
+        engine.run([0], max_epochs=1)
+        assert ("the run goes on with its learning rate [0.1], not [0.2]; choose" in caplog.text) == (rate > 0.1)
+
+
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1)
     with pytest.raises(

@@ -36,6 +36,7 @@ class SimulateKspaced(Randomizable, MapTransform):
             k-space alike, in parts of the image's 99.5th percentile.
         seed_key: key of a name by which all draws are fixed; ``None``: new draws each time, from ``self.R``.
         use_phase: whether to give the image a phase.
+        seed: with ``seed_key``, another seed gives other phases, coils and noise.
 
     Raises:
         ValueError: if an argument is outside its range; on a call, if the image is not of this form or not finite.
@@ -52,6 +53,7 @@ class SimulateKspaced(Randomizable, MapTransform):
         noise: Sequence[float] = (0.0, 0.03),
         seed_key: str | None = None,
         use_phase: bool = True,
+        seed: int = 0,
     ) -> None:
         MapTransform.__init__(self, keys)
         if len(self.keys) != 1:
@@ -63,6 +65,7 @@ class SimulateKspaced(Randomizable, MapTransform):
         self.n_coils = tuple(int(n) for n in n_coils)
         self.noise = (float(noise[0]), float(noise[1]))
         self.seed_key = seed_key
+        self.seed = seed
         self.use_phase = use_phase
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -78,7 +81,7 @@ class SimulateKspaced(Randomizable, MapTransform):
                     f"{tuple(magnitude.shape)}"
                 )
             check_finite("SimulateKspaced", key, magnitude)
-            rng = generator_of(self.R, d, self.seed_key, "SimulateKspaced")
+            rng = generator_of(self.R, d, self.seed_key, self.seed, "SimulateKspaced")
             d[names.KSPACE] = self._acquired(magnitude.to(torch.float32), rng)
         return d
 

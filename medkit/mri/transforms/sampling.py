@@ -35,6 +35,7 @@ class Undersampled(Randomizable, MapTransform):
         seed_key: key of a name by which the mask is fixed, for validation; ``None``: a new one for each sample, from
             ``self.R``.
         allow_missing_keys: whether a sample without a key passes.
+        seed: with ``seed_key``, another seed gives other masks.
 
     Raises:
         ValueError: if ``mask`` is no pattern over two axes; on a call, if k-space is not of this form or not finite,
@@ -53,6 +54,7 @@ class Undersampled(Randomizable, MapTransform):
         share_mask: bool = True,
         seed_key: str | None = None,
         allow_missing_keys: bool = False,
+        seed: int = 0,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         if mask is not None and not (isinstance(mask, SamplingMask) and mask.spatial_dims == 2):
@@ -62,13 +64,14 @@ class Undersampled(Randomizable, MapTransform):
         self.mask = mask
         self.share_mask = share_mask
         self.seed_key = seed_key
+        self.seed = seed
         if any(names.KSPACE not in str(key) for key in self.keys):
             raise ValueError(f"Undersampled: 'keys' must have '{names.KSPACE}' in their names, got {self.keys}")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with ``measured`` and ``mask``; see the class."""
         d = dict(data)
-        rng = generator_of(self.R, d, self.seed_key, "Undersampled")
+        rng = generator_of(self.R, d, self.seed_key, self.seed, "Undersampled")
         acquired = plain(d[names.MASK]).to(torch.bool) if names.MASK in d else None
         shared = acquired
         for key in self.key_iterator(d):

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def generator_of(
-    rng: np.random.RandomState, data: Mapping[Hashable, Any], seed_key: Hashable | None, name: str
+    rng: np.random.RandomState, data: Mapping[Hashable, Any], seed_key: Hashable | None, seed: int, name: str
 ) -> np.random.RandomState:
     """Return the generator to draw from: the transform's own, or one seeded by a stable hash of ``data[seed_key]``.
 
@@ -18,6 +18,7 @@ def generator_of(
         rng: the transform's own, ``self.R``.
         data: the sample.
         seed_key: key of a name; ``None``: no fixed seed.
+        seed: mixed into the hash, for another series of draws.
         name: the transform's name, mixed into the hash so that two transforms do not draw the same numbers.
 
     Returns:
@@ -32,5 +33,5 @@ def generator_of(
         raise ValueError(
             f"{name}: 'seed_key' must be a key of the sample, got {seed_key!r}; it has {sorted(map(str, data))}"
         )
-    digest = hashlib.sha256(f"{name}:{data[seed_key]}".encode()).digest()
+    digest = hashlib.sha256(f"{name}:{seed}:{data[seed_key]}".encode()).digest()
     return np.random.RandomState(int.from_bytes(digest[:4], "big"))
