@@ -2,7 +2,7 @@
 
 import torch
 
-from medkit.mri.clgnet.consistency import normal_channels
+from medkit.mri.channel_consistency import normal_channels
 
 MODES = ("crelu", "modrelu")
 SIZES = ((8, 8), (9, 7), (8, 13), (1, 6), (5, 1))

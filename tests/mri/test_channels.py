@@ -14,7 +14,7 @@ from medkit.mri import (
     pack_target,
     unpack_reconstruction,
 )
-from medkit.mri.clgnet.consistency import normal_channels
+from medkit.mri.channel_consistency import normal_channels
 from medkit.mri.physics import sense_normal
 
 

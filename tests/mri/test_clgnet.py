@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medkit.mri import CLGNet, PackedReconstructor, SpatialFourierLayer, SpatialFourierResidualBlock
-from medkit.mri.clgnet.consistency import ChannelDataConsistency, normal_channels, symmetrised
+from medkit.mri.channel_consistency import ChannelDataConsistency, normal_channels, symmetrised
 from tests.laws import assert_adjoint, assert_contraction, assert_deterministic, inner
 from tests.mri.small_clgnet import MODES, relative, sample, scaled_up
 

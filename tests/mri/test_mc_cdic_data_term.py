@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from medkit.mri import KspaceCropOperator, channels_to_complex, complex_to_channels
-from medkit.mri.clgnet.consistency import normal_channels, symmetrised
-from medkit.mri.mc_cdic.data_term import DataTerm
+from medkit.mri.channel_consistency import ChannelDataConsistency, normal_channels, symmetrised
 from tests.mri.small_clgnet import relative, sample
 from tests.mri.small_mc_cdic import images, network
 
@@ -73,14 +72,14 @@ def test_everything_sampled_returns_the_image_whatever_the_weights(in_channels, 
 def test_soft_term_lies_between_the_hard_one_and_none(n_coils):
     _, x0, mask, maps = sample(n_coils=n_coils)
     x = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-    hard = DataTerm("hard")(x, x0, mask, maps, "fft")
-    soft = DataTerm("soft")
-    soft.consistency.raw_weight.data.fill_(-20.0)
+    hard = ChannelDataConsistency("hard")(x, x0, mask, maps, "fft")
+    soft = ChannelDataConsistency("soft")
+    soft.raw_weight.data.fill_(-20.0)
     assert relative(soft(x, x0, mask, maps, "fft"), hard) < 1e-5
-    soft.consistency.raw_weight.data.fill_(1e6)
+    soft.raw_weight.data.fill_(1e6)
     assert relative(soft(x, x0, mask, maps, "fft"), x) < 1e-5
-    assert torch.equal(DataTerm("implicit")(x, x0, mask, maps, "fft"), x)
-    soft.consistency.raw_weight.data.fill_(math.log(math.expm1(0.7)))
+    assert torch.equal(ChannelDataConsistency("none")(x, x0, mask, maps, "fft"), x)
+    soft.raw_weight.data.fill_(math.log(math.expm1(0.7)))
     expected = x + (hard - x) / 1.7
     assert relative(soft(x, x0, mask, maps, "fft"), expected) < 1e-5
 
@@ -95,7 +94,7 @@ def test_gradient_term_is_a_step_down_the_misfit(n_coils):
         return torch.fft.fft2(s * channels_to_complex(image), norm="ortho") * mask
 
     (gradient,) = torch.autograd.grad(0.5 * (kspace(x) - kspace(truth)).abs().square().sum(), x)
-    term = DataTerm("grad").double()
+    term = ChannelDataConsistency("grad").double()
     term.log_step.data.fill_(math.log(0.3))
     out = term(x, x0, mask, maps, "fft")
     assert relative(out, x - 0.3 * gradient) < 1e-6

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from medkit.mri.clgnet.consistency import ChannelDataConsistency, symmetrised
+from medkit.mri.channel_consistency import ChannelDataConsistency, symmetrised
 from medkit.mri.clgnet.layers import NEGATIVE_SLOPE, SpatialFourierResidualBlock
 from medkit.mri.clgnet.spectrum import fourier_matrices
 
@@ -70,11 +70,7 @@ class _Cascade(nn.Module):
         if len(self.groups) > 1:
             z = z + head
         x = x + self.tail(z)
-        if not torch.jit.is_scripting():
-            if torch.is_autocast_enabled(x.device.type):
-                with torch.autocast(x.device.type, enabled=False):
-                    return self.consistency(x.float(), zero_filled, mask, sens_maps, backend)
-        return self.consistency(x.float(), zero_filled, mask, sens_maps, backend)
+        return self.consistency(x, zero_filled, mask, sens_maps, backend)
 
 
 class CLGNet(nn.Module):
@@ -114,7 +110,7 @@ class CLGNet(nn.Module):
             image and any mask; that k-space is Hermitian is used: a sample at k counts at -k as well.
         fourier_mode: ``"crelu"`` or ``"modrelu"``, see :class:`SpatialFourierLayer`; ``"none"``: for comparison, two
             3×3 convolutions in place of each layer.
-        dc: ``"soft"``, ``"hard"``, ``"cg"`` or ``"none"``.
+        dc: ``"soft"``, ``"hard"``, ``"grad"``, ``"cg"`` or ``"none"``.
         cg_iterations: conjugate-gradient steps in each cascade, with ``dc="cg"``.
         fft_backend: ``"fft"``, or ``"matmul"`` for exports; also an attribute, which may be set at any time. The
             parameters do not depend on it.

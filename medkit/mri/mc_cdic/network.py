@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from medkit.mri.clgnet.consistency import symmetrised
+from medkit.mri.channel_consistency import ChannelDataConsistency, symmetrised
 from medkit.mri.mc_cdic.branches import CodeBranch, ImageBranch
-from medkit.mri.mc_cdic.data_term import DataTerm
 from medkit.mri.mc_cdic.dictionary import MultiScaleDictionary
 
 PRESETS = {
@@ -18,6 +17,7 @@ PRESETS = {
     "base": ((64, 48, 32), (1, 2, 3), 4),
     "small": ((16, 12, 8), (1, 1, 1), 2),
 }
+DATA_TERMS = {"implicit": "none", "hard": "hard", "soft": "soft", "grad": "grad"}
 
 
 class MCCDic(nn.Module):
@@ -108,6 +108,8 @@ class MCCDic(nn.Module):
         for argument, value in (("n_stages", n_stages), ("ref_channels", ref_channels)):
             if value < 1:
                 raise ValueError(f"MCCDic: '{argument}' must be at least 1, got {value}")
+        if data_term not in DATA_TERMS:
+            raise ValueError(f"MCCDic: 'data_term' must be one of {tuple(DATA_TERMS)}, got {data_term!r}")
         if stage_data_term and data_term == "implicit":
             raise ValueError("MCCDic: 'stage_data_term' must be False with data_term='implicit', which has no term")
         if fft_backend not in ("fft", "matmul"):
@@ -125,7 +127,7 @@ class MCCDic(nn.Module):
         # As torch's own layers start: smaller than the other dictionaries, since it writes into the images.
         self.common_synthesis = MultiScaleDictionary(widths, in_channels + ref_channels, gain=math.sqrt(1 / 3))
         self.evidence = nn.Conv2d(2 * widths[-1], widths[-1], 3, padding=1)
-        self.data_term = DataTerm(data_term, is_real=in_channels == 1)
+        self.data_term = ChannelDataConsistency(DATA_TERMS[data_term], is_real=in_channels == 1)
 
     def forward(
         self, target: Tensor, reference: Tensor, mask: Tensor | None = None, sens_maps: Tensor | None = None

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from medkit.ops import fft_real, ifft_real, irfft2_real, rfft2_real
 
-KINDS = ("soft", "hard", "cg", "none")
+KINDS = ("soft", "hard", "grad", "cg", "none")
 
 
 def normal_channels(x: Tensor, mask: Tensor, sens_maps: Tensor | None, is_real: bool, backend: str) -> Tensor:
@@ -80,12 +80,14 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
 class ChannelDataConsistency(nn.Module):
     r"""Pull an estimate back to the measurement, which enters as :math:`x_0 = A^H y` alone.
 
-    ``soft``: :math:`x - (A^H A x - x_0) / (1 + \nu)`; ``hard``: the same with :math:`\nu = 0`; ``cg``: solve
-    :math:`(A^H A + \nu) \hat x = x_0 + \nu x`; ``none``: :math:`x`.
+    ``soft``: :math:`x - (A^H A x - x_0) / (1 + \nu)`; ``hard``: the same with :math:`\nu = 0`, which puts the samples
+    of one coil back; ``grad``: :math:`x - \mu (A^H A x - x_0)`; ``cg``: solve
+    :math:`(A^H A + \nu) \hat x = x_0 + \nu x`; ``none``: :math:`x`. :math:`\nu` and :math:`\mu` are learned.
 
     Args:
-        kind: ``"soft"``, ``"hard"``, ``"cg"`` or ``"none"``.
-        noise_weight: initial :math:`\nu`, greater than 0; learned, and kept positive by a softplus.
+        kind: ``"soft"``, ``"hard"``, ``"grad"``, ``"cg"`` or ``"none"``.
+        noise_weight: initial :math:`\nu`, greater than 0, kept positive by a softplus; :math:`\mu` starts at 1/2 and is
+            kept positive by an exponential.
         n_iterations: conjugate-gradient steps of ``"cg"``.
         is_real: for real images, given as one channel instead of two.
 
@@ -111,23 +113,37 @@ class ChannelDataConsistency(nn.Module):
         self.is_real = is_real
         raw = torch.tensor(noise_weight + math.log(-math.expm1(-noise_weight)))
         self.raw_weight = nn.Parameter(raw) if kind in ("soft", "cg") else None
+        self.log_step = nn.Parameter(torch.tensor(math.log(0.5))) if kind == "grad" else None
 
     def forward(self, x: Tensor, zero_filled: Tensor, mask: Tensor, sens_maps: Tensor | None, backend: str) -> Tensor:
-        """Apply it to the estimate.
+        """Apply it to the estimate, in the precision of the measurement whatever autocast says.
 
         Args:
-            x: estimate, float32, ``(B, 2 or 1, H, W)``.
-            zero_filled: :math:`A^H y`, same shape.
-            mask: 0/1, float32, ``(B, 1, H, W)``, frequency 0 at index 0.
-            sens_maps: float32, ``(B, 2 coil, H, W)`` or ``None``.
+            x: estimate, real, ``(B, 2 or 1, H, W)``.
+            zero_filled: :math:`A^H y`, same shape, float32 (in tests float64).
+            mask: 0/1, ``(B, 1, H, W)``, frequency 0 at index 0.
+            sens_maps: ``(B, 2 coil, H, W)`` or ``None``.
             backend: ``"fft"`` or ``"matmul"``.
 
         Returns:
-            New estimate, same shape.
+            New estimate, same shape, dtype of ``zero_filled``.
         """
+        x = x.to(zero_filled.dtype)
+        if not torch.jit.is_scripting():
+            if torch.is_autocast_enabled(x.device.type):
+                with torch.autocast(x.device.type, enabled=False):
+                    return self._consistent(x, zero_filled, mask, sens_maps, backend)
+        return self._consistent(x, zero_filled, mask, sens_maps, backend)
+
+    def _consistent(
+        self, x: Tensor, zero_filled: Tensor, mask: Tensor, sens_maps: Tensor | None, backend: str
+    ) -> Tensor:
         if self.kind == "none":
             return x
         residual = zero_filled - normal_channels(x, mask, sens_maps, self.is_real, backend)
+        log_step = self.log_step
+        if log_step is not None:
+            return x + log_step.exp() * residual
         raw_weight = self.raw_weight
         if raw_weight is None:
             return x + residual
