@@ -43,6 +43,8 @@ class Acquisition:
         affine: ``(4, 4)`` float64, voxel indices ``(row, column, slice)`` to RAS millimetres. Without geometry in the
             file, the identity: voxels of 1 mm.
         has_geometry: whether ``affine``, or at least its spacing, comes from the file; HDF5 tells no orientation.
+        space_code: NIfTI's code of the space that ``affine`` leads to: 0 unknown (only the spacing counts), 1 scanner,
+            2 aligned, 3 Talairach, 4 MNI, 5 another template.
         header: other facts of the file by name (``acquisition``, ``patient_id``, ``recon_matrix``, ...).
         centred: whether the zero frequency of the stored k-space lies at index ``n // 2``. Otherwise it lies at index
             0, as ``numpy.fft.fft2`` of an image leaves it and Calgary-Campinas stores it, and is moved on reading.
@@ -57,6 +59,7 @@ class Acquisition:
     shape: tuple[int, int]
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     has_geometry: bool = False
+    space_code: int = 0
     header: dict[str, Any] = field(default_factory=dict)
     centred: bool = True
     is_complex_image: bool = False

@@ -25,6 +25,7 @@ class LoadAcquisitiond(MapTransform):
     * ``kspace`` complex64 ``(coil, H, W[, S])``, or ``magnitude`` float32 ``(1, H, W[, S])``, as the file holds;
     * ``case``, the file's name without suffixes, unless it is there already;
     * ``affine`` float64 ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm, of the slice or of the exam;
+    * ``space_code`` int, NIfTI's code of the space that ``affine`` leads to; 0 where the orientation is unknown;
     * ``mask`` bool ``(1, 1 or H, W[, 1])``, only if the exam itself is under-sampled.
 
     Not invertible. Handles stay open in each worker for the next item, and are never carried to another process.
@@ -89,6 +90,7 @@ class LoadAcquisitiond(MapTransform):
                 mask = None if mask is None else mask[..., None]
             d[names.KSPACE if exam.kind == KSPACE else names.MAGNITUDE] = image
             d[names.AFFINE] = torch.from_numpy(affine.copy())
+            d[names.SPACE_CODE] = exam.space_code
             d.setdefault(names.CASE, exam.name)
             if mask is not None:
                 d[names.MASK] = mask.clone()
