@@ -28,9 +28,10 @@ class SaveReconstructions:
 
     A handler for an evaluator with decollated batches whose postprocessing is ``UnpackReconstructiond``: per case the
     batch holds ``case``, ``affine``, ``space_code`` and ``zero_filled``, complex ``(1, H, W[, S])``, and ``reference``
-    where there is one; without ``space_code``, ``affine`` is taken as the scanner's; the output holds ``pred``, the magnitude, real, same shape and unit. Each file is written under a temporary
-    name and renamed. ``metrics.json`` and ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM
-    and NMSE of the whole volume, for ``zero_filled`` and for the method.
+    where there is one; without ``space_code``, ``affine`` is taken as the scanner's; the output holds ``pred``, the
+    magnitude, real, same shape and unit. Each file is written under a temporary name and renamed. ``metrics.json`` and
+    ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM and NMSE of the whole volume, for
+    ``zero_filled`` and for the method.
 
     Args:
         output_dir: folder to write to; made when missing.
@@ -168,8 +169,8 @@ def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray,
         path: file to write, ``.nii`` or ``.nii.gz``.
         image: real, ``(H, W)`` or ``(H, W, S)``.
         affine: ``(4, 4)``, voxel indices to RAS mm.
-        space_code: NIfTI's code of the space that ``affine`` leads to, 1 scanner to 5 another template; 0: the orientation is
-            unknown, and of ``affine`` only the voxel spacing is written.
+        space_code: NIfTI's code of the space that ``affine`` leads to, 1 scanner to 5 another template; 0: the
+            orientation is unknown, and of ``affine`` only the voxel spacing is written.
 
     Raises:
         ValueError: if the image is complex or has another number of axes, or there is no such code.
