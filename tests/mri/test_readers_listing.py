@@ -66,6 +66,18 @@ def test_a_file_is_itself_in_every_split(tmp_path):
     assert [entry["i_slice"] for entry in acquisition_list(str(path))] == [0, 1]
 
 
+def test_a_header_means_its_data(tmp_path):
+    save(tmp_path / "head.nii")
+    nibabel.save(nibabel.AnalyzeImage(np.ones((4, 5, 3), np.float32), None), tmp_path / "b.img")
+    (tmp_path / "a.cfl").write_bytes(np.ones(20, "<c8").tobytes())
+    (tmp_path / "a.hdr").write_text("# Dimensions\n4 5\n", encoding="utf-8")
+    for name, data in (("a", "a.cfl"), ("b", "b.img")):
+        wanted = [{"path": str(tmp_path / data), "case": name}]
+        assert acquisition_list(tmp_path / f"{name}.hdr", per="volume") == wanted
+        (tmp_path / "list.json").write_text(json.dumps({"train": [{"path": f"{name}.hdr"}]}), encoding="utf-8")
+        assert acquisition_list(tmp_path / "list.json", "train", per="volume") == wanted
+
+
 def test_splits_by_hash_are_disjoint_complete_and_of_the_promised_size(tmp_path):
     for i in range(200):
         (tmp_path / f"sub-{i:03d}.npy").touch()

@@ -38,7 +38,7 @@ def test_a_slice_is_loaded(tmp_path):
     assert d["affine"].dtype == torch.float64
     assert d["affine"][2, 3] == 4
     assert (d["case"], d["other"]) == ("a", 1)
-    assert set(d) == {"path", "i_slice", "other", "kspace", "affine", "case"}
+    assert set(d) == {"path", "i_slice", "other", "kspace", "affine", "space_code", "case"}
     assert set(given) == {"path", "i_slice", "other"}, "the input is not changed"
 
 
@@ -168,6 +168,23 @@ def test_monai_caches_what_is_loaded(tmp_path):
     items = [{"path": str(tmp_path / "a.h5"), "i_slice": i} for i in range(6)]
     data = CacheDataset(items, LoadAcquisitiond(), num_workers=3, progress=False)
     np.testing.assert_array_equal(torch.stack([d["kspace"] for d in data]).numpy(), kspace)
+
+
+@pytest.mark.parametrize("given", ["scan.hdr", "scan.cfl"])
+def test_a_pair_of_files_is_one_exam_and_is_read_anew_when_either_changes(tmp_path, given):
+    header, load = tmp_path / "scan.hdr", LoadAcquisitiond()
+    (tmp_path / "scan.cfl").write_bytes(np.arange(12 * 10, dtype="<c8").tobytes())
+    shapes = []
+    for numbers in ("12 10", "10 12", "8 15 "):
+        header.write_text(f"# Dimensions\n{numbers}\n", encoding="utf-8")
+        os.utime(header, ns=(0, len(shapes)))  # the data stay as they are, and the header's length too
+        d = load({"path": tmp_path / given})
+        assert d["case"] == "scan"
+        shapes.append(tuple(d["kspace"].shape))
+    assert shapes == [(1, 12, 10, 1), (1, 10, 12, 1), (1, 8, 15, 1)]
+    (tmp_path / "scan.cfl").write_bytes(np.ones(8 * 15, "<c8").tobytes())
+    os.utime(tmp_path / "scan.cfl", ns=(0, 1))
+    assert load({"path": tmp_path / given})["kspace"].eq(1).all()
 
 
 def test_the_store_keeps_the_newest(tmp_path):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from medkit.data import BrainCohort
 from medkit.data import keys as names
-from medkit.mri.readers.opening import SUFFIXES, file_stem, file_suffix, open_acquisition
+from medkit.mri.readers.opening import SUFFIXES, data_file, file_stem, file_suffix, open_acquisition
 from medkit.mri.readers.slice_signal import central_slices, slices_with_signal
 
 logger = logging.getLogger(__name__)
@@ -150,6 +150,7 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
     if path.is_file():
         if path.suffix.lower() == ".json":
             return _of_datalist(path, split)
+        path = data_file(path)
         return [{names.PATH: str(path), names.CASE: file_stem(path)}]
     folders = [(folder, _split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
     marked = [(folder, of) for folder, of in folders if of is not None]
@@ -256,7 +257,7 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
         raise ValueError(
             f"acquisition_list: {path} must be a datalist {wanted}, it has {sorted(lists)}; write it again"
         )
-    files = [(path.parent / Path(entry[names.PATH]).expanduser()).resolve() for entry in entries]
+    files = [data_file((path.parent / Path(entry[names.PATH]).expanduser()).resolve()) for entry in entries]
     gone = next((file for file in files if not file.is_file()), None)
     if gone is not None:
         raise FileNotFoundError(

@@ -94,7 +94,7 @@ def open_acquisition(
         raise ValueError(
             f"open_acquisition: 'path' must be a file, got the folder {given}; list it with acquisition_list"
         )
-    file = _paired(given)
+    file = data_file(given)
     if not file.is_file():
         raise FileNotFoundError(f"open_acquisition: 'path' must be a file, but there is none at {given}")
     suffix, name = file_suffix(file), file_stem(file)
@@ -122,8 +122,8 @@ def open_acquisition(
     )
 
 
-def _paired(path: Path) -> Path:
-    """Return the file with the data of a .hdr: BART's .cfl, or Analyze's .img."""
+def data_file(path: Path) -> Path:
+    """Return the file with the data of a .hdr (BART's .cfl or Analyze's .img), and any other path as it is."""
     if path.suffix.lower() == ".hdr":
         for suffix in (".cfl", ".img"):
             if path.with_suffix(suffix).is_file():
