@@ -155,7 +155,10 @@ def test_the_stored_mask_is_the_file_mask(tmp_path):
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
     exam = open_acquisition(write(tmp_path / "a.h5", kspace=kspace_of(3, 2, 12, 10), mask=np.ones(7)))
-    with pytest.raises(ValueError, match=r"'mask' in .*a.h5 must have shape \(10,\) or \(12, 10\).*got \(7,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"open_acquisition: the dataset 'mask' in .*a.h5 must have shape \(10,\) or \(12, 10\).*got \(7,\)",
+    ):
         _ = exam.file_mask
 
 

@@ -62,8 +62,9 @@ class HDF5Acquisition(Acquisition):
         if mask.shape == self.shape:
             return mask[None]
         raise ValueError(
-            f"file_mask: '{MASK_NAME}' in {self.path} must have shape {self.shape[1:]} or {self.shape} as its k-space, "
-            f"got {stored.shape}; remove it to have the mask found from the zeros of the k-space"
+            f"open_acquisition: the dataset '{MASK_NAME}' in {self.path} must have shape {self.shape[1:]} or "
+            f"{self.shape} as its k-space, got {stored.shape}; remove it to have the mask found from the zeros of the "
+            "k-space"
         )
 
 
