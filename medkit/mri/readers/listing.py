@@ -160,7 +160,7 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
     if not chosen:
         raise ValueError(
             f"acquisition_list: {path} must have a sub-folder for the split '{split}', it has "
-            f"{', '.join(folder.name for folder, _ in marked)}; add one whose name ends in it, such as "
+            f"{', '.join(folder.name for folder, _ in marked)}; add one with that word in its name, such as "
             f"multicoil_{split}, or pass split='all' or one of the sub-folders"
         )
     return _cases(path, _files(path, chosen, patterns))
