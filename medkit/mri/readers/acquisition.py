@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medkit.mri.readers.domain import looks_like_image
 from medkit.mri.readers.sampling import find_mask
 from medkit.ops import centered_fft
 
@@ -49,6 +50,8 @@ class Acquisition:
         centred: whether the zero frequency of the stored k-space lies at index ``n // 2``. Otherwise it lies at index
             0, as ``numpy.fft.fft2`` of an image leaves it and Calgary-Campinas stores it, and is moved on reading.
         is_complex_image: whether the file holds complex images, of which k-space is computed on reading.
+        is_domain_given: whether the caller said so; otherwise complex data are k-space, and refused on reading where
+            they look like an image.
     """
 
     path: Path
@@ -63,6 +66,7 @@ class Acquisition:
     header: dict[str, Any] = field(default_factory=dict)
     centred: bool = True
     is_complex_image: bool = False
+    is_domain_given: bool = False
 
     @property
     def file_mask(self) -> Tensor | None:
@@ -113,7 +117,8 @@ class Acquisition:
             file's. The tensor owns its memory.
 
         Raises:
-            ValueError: if there is no such slice, it cannot be read, or it holds NaN or infinite values.
+            ValueError: if there is no such slice, it cannot be read, it holds NaN or infinite values, or it was taken
+                for k-space and looks like an image.
         """
         i_slice = self._index(i_slice)
         where = f"slice {i_slice} of {self.path}"
@@ -185,10 +190,23 @@ class Acquisition:
             return tensor
         if self.is_complex_image:
             return centered_fft(tensor)
+        self._refuse_image(tensor)
         if not self.centred:
             return _move_zero_frequency(tensor)
         self._warn_if_not_centred(tensor)
         return tensor
+
+    def _refuse_image(self, kspace: Tensor) -> None:
+        if self.is_domain_given or self.__dict__.get("_kspace_seen"):
+            return
+        looks = looks_like_image(kspace)
+        if looks:
+            raise ValueError(
+                f"open_acquisition: {self.path} must hold k-space, but looks like images or sensitivity maps; say "
+                "domain='image' for complex images, domain='kspace' if it is k-space all the same, and keep maps out "
+                "of the folder of exams (in a bundle: --domain image)"
+            )
+        self.__dict__["_kspace_seen"] = looks is False
 
     def _warn_if_not_centred(self, kspace: Tensor) -> None:
         if self.__dict__.get("_centre_seen"):

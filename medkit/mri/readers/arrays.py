@@ -242,6 +242,7 @@ def _exam(
     where = f"'{key}' in {path}" if key else str(path)
     if not is_number(dtype):
         raise ValueError(f"open_acquisition: {where} must hold numbers, got {dtype}")
+    is_domain_given = domain is not None
     if domain is None:
         parts = (axes is not None and "ri" in axes) or (len(shape) > 2 and shape[-1] == 2)
         domain = "image" if key.lower() in IMAGE_NAMES or not (is_complex(dtype) or parts) else "kspace"
@@ -261,6 +262,7 @@ def _exam(
         shape=layout.matrix,
         centred=centred,
         is_complex_image=complex_read and domain == "image",
+        is_domain_given=is_domain_given,
         key=key,
         layout=layout,
         load=load,

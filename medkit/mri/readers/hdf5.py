@@ -90,6 +90,7 @@ def open_hdf5(
     key = _find_dataset(path, file, key)
     dataset = file[key]
     complex_stored = is_complex(dataset.dtype)
+    is_domain_given = domain is not None
     if domain is None:
         parts = axes is not None and "ri" in axes
         parts = parts or (not complex_stored and len(dataset.shape) > 2 and dataset.shape[-1] == 2)
@@ -120,6 +121,7 @@ def open_hdf5(
         header=header,
         centred=centred,
         is_complex_image=complex_read and domain == "image",
+        is_domain_given=is_domain_given,
         dataset=key,
         layout=layout,
     )

@@ -69,7 +69,8 @@ def open_acquisition(
             1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
         domain: ``"kspace"`` or ``"image"``: what the array holds. ``None``: real arrays and those named ``images``
-            hold images, complex ones k-space. Of complex images the k-space is given.
+            hold images, complex ones k-space, and a complex one that looks like an image is refused when it is read.
+            Of complex images the k-space is given.
         centred: whether the zero frequency of stored k-space is at index ``n // 2``; otherwise at index 0
             (Calgary-Campinas; ``numpy.fft.fft2`` of an image).
 
