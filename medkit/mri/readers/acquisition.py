@@ -79,6 +79,11 @@ class Acquisition:
             self.__dict__["_file_mask"] = self.mask_of(None)
         return self.__dict__["_file_mask"]
 
+    @property
+    def holds_kspace(self) -> bool:
+        """Whether the file holds k-space, not images."""
+        return self.kind == KSPACE and not self.is_complex_image
+
     def mask_of(self, kspace: Tensor | None) -> Tensor | None:
         """Return the sampling mask of a slice that was read, without reading another one.
 
@@ -91,7 +96,7 @@ class Acquisition:
         Raises:
             ValueError: if the mask in the file does not fit its k-space.
         """
-        if self.kind != KSPACE or self.is_complex_image:
+        if not self.holds_kspace:
             return None
         if "_stored" not in self.__dict__:
             self.__dict__["_stored"] = self._stored_mask()

@@ -41,7 +41,8 @@ class HDF5Acquisition(Acquisition):
         file = _handle(self.path)
         # Indexing copies the slice out of HDF5 into memory of numpy's own; no tensor ever sees memory of h5py.
         part = file[self.dataset][self.layout.select(i_slice)]
-        return self.layout.arrange(part, np.complex64 if self.kind == KSPACE else np.float32, copy=False)
+        dtype = np.complex64 if self.kind == KSPACE else np.float32
+        return self.layout.arrange(part, dtype, copy=False, is_kspace=self.holds_kspace)
 
     def _read_stack(self, first: int, n_slices: int) -> np.ndarray | None:
         dataset = _handle(self.path)[self.dataset]

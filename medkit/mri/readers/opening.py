@@ -46,7 +46,7 @@ def open_acquisition(
                          ``reconstruction_rss`` or ``_esc`` (slice, H, W)                  process
     ``.cfl`` + ``.hdr``  BART: of axes 0, 1, 2 (readout, phase, phase) the first two       memory-mapped
                          longer than 1 are H, W and a third is slice (its Fourier
-                         transform already done); 3 coil; 13 slice
+                         transform already done); 3 coil; 13 slice; 14 average
     ``.npy``             complex (H, W), (coil, H, W) or (slice, coil, H, W); real         memory-mapped
                          (H, W) or (slice, H, W); real with a last axis of 2 is k-space
                          as real and imaginary part
@@ -65,8 +65,10 @@ def open_acquisition(
         key: name of the array in ``.h5``, ``.mat`` and ``.npz``; default ``kspace``, then other usual names, then the
             only array. Groups of HDF5 are written ``group/name``.
         axes: names of the array's axes with commas (or a sequence of them), from ``slice``, ``coil``, ``H``, ``W``,
-            ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts of the coils in turn), ``1`` (length
-            1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for volumes.
+            ``average`` (repetitions, of which the mean is taken; in k-space, at each sample, of those that measured
+            it, others being zero in all coils), ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts
+            of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for
+            volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
         domain: ``"kspace"`` or ``"image"``: what the array holds. ``None``: real arrays and those named ``images``
             hold images, complex ones k-space, and a complex one that looks like an image is refused when it is read.
