@@ -215,3 +215,18 @@ def test_bad_exams_end_in_one_sentence_and_leave_nothing(write: Callable[[Path],
     assert "\n" not in sentence
     assert not [path for path in tmp_path.rglob("out/**/*") if path.is_file()]
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_training_on_what_the_scanner_undersampled_ends_before_it_begins(split, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("train", "validation"):
+        (tmp_path / "exams" / name).mkdir(parents=True)
+        mask = np.arange(52) % 3 != 1 if name == split else np.ones(52, dtype=bool)
+        write_h5(tmp_path / "exams" / name / f"{name}.h5", noise(2, 2, 50, 52) * mask)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  of whatever type, what counts is what the user reads
+        run(CLGNET, ["train", "small"], dataset_dir=str(tmp_path / "exams"), output_dir=str(tmp_path / "out"))
+    sentence = user_message(caught.value)
+    assert "need fully sampled k-space" in sentence
+    assert f"{split}.h5" in sentence
+    assert not list((tmp_path / "out").rglob("*.pt"))

@@ -184,6 +184,25 @@ def test_weak_slices_are_left_out_and_the_exam_is_read_once(tmp_path, cache, mon
     assert [entry["i_slice"] for entry in acquisition_list(tmp_path, min_signal=0.1)] == [1]
 
 
+def test_undersampled_exams_are_refused_once_and_again(tmp_path):
+    """One slice of the second exam lacks lines; it is refused also after what was read has been kept."""
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((3, 2, 12, 10)) + 1j * rng.standard_normal((3, 2, 12, 10))).astype(np.complex64)
+    np.save(tmp_path / "a.npy", kspace)
+    kspace[0, :, :, 2:5] = 0
+    np.save(tmp_path / "b.npy", kspace)
+    options = {"min_signal": 0.1, "fully_sampled": True}
+    assert len(acquisition_list(tmp_path / "a.npy", **options)) == 3
+    assert len(acquisition_list(tmp_path, min_signal=0.1)) == 6
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"need fully sampled k-space, but the scanner measured 70% of .*b.npy"):
+            acquisition_list(tmp_path, **options)
+    corner = np.fft.ifftshift(kspace[1:], (-2, -1))
+    corner[..., 4:7, :] = 0  # the border of k-space whose zero frequency is at index 0
+    np.save(tmp_path / "b.npy", corner)
+    assert len(acquisition_list(tmp_path / "b.npy", centred=False, **options)) == 2
+
+
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch, caplog):
     save(tmp_path / "a.npy", 2)
     (tmp_path / "cache").write_text("a file where a folder is wanted", encoding="utf-8")

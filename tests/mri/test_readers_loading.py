@@ -79,6 +79,18 @@ def test_the_mask_of_an_undersampled_exam(tmp_path):
     np.testing.assert_array_equal(d["mask"].numpy(), lines[None, None, :, None])
 
 
+def test_an_undersampled_exam_is_refused_where_full_ones_are_wanted(tmp_path):
+    kspace = write_kspace(tmp_path / "full.h5")
+    lines = np.array([1, 0, 1, 1, 0, 1, 1, 0, 0, 1], bool)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = kspace * lines
+    load = LoadAcquisitiond(fully_sampled=True)
+    assert load({"path": tmp_path / "full.h5"})["kspace"].shape == (2, 12, 10, 6)
+    for sample in ({"path": tmp_path / "a.h5"}, {"path": tmp_path / "a.h5", "i_slice": 2}):
+        with pytest.raises(ValueError, match=r"need fully sampled k-space, but the scanner measured 60% of .*a.h5; m"):
+            load(sample)
+
+
 def test_reading_a_slice_reads_the_disk_once(tmp_path, monkeypatch):
     write_kspace(tmp_path / "a.h5")
     taken = []

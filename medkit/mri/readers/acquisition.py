@@ -232,6 +232,15 @@ class Acquisition:
             )
 
 
+def check_fully_sampled(exam: Acquisition, mask: Tensor | None) -> None:
+    """Raise ``ValueError`` if an exam for training has a sampling mask, as :meth:`Acquisition.mask_of` returns it."""
+    if mask is not None:
+        raise ValueError(
+            f"check_fully_sampled: training and validation need fully sampled k-space, but the scanner measured "
+            f"{float(mask.float().mean()):.0%} of {exam.path}; move it out of their exams"
+        )
+
+
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
     try:

@@ -47,6 +47,8 @@ def acquisition_list(
     axes: str | None = None,
     slice_axis: int = 2,
     domain: str | None = None,
+    centred: bool = True,
+    fully_sampled: bool = False,
 ) -> list[dict[str, Any]]:
     r"""List the exams, or their slices, of a split.
 
@@ -75,6 +77,9 @@ def acquisition_list(
         axes: names of the array's axes.
         slice_axis: for volumes, the axis that counts the slices.
         domain: ``"kspace"`` or ``"image"``.
+        centred: whether the zero frequency of stored k-space is at index ``n // 2``.
+        fully_sampled: whether exams that the scanner under-sampled are refused here, where they are read for
+            ``min_signal``; give it to :class:`LoadAcquisitiond` too.
 
     Returns:
         Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
@@ -82,8 +87,8 @@ def acquisition_list(
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
-        ValueError: if an argument is out of its range, the folder holds no supported file, the split is empty, or a
-            file cannot be opened.
+        ValueError: if an argument is out of its range, the folder holds no supported file, the split is empty, a
+            file cannot be opened, or an exam is under-sampled and must not be.
 
     Example:
         >>> acquisition_list("fastMRI/", "validation")[0]
@@ -104,13 +109,13 @@ def acquisition_list(
         exams = _of_path(Path(dataset_dir), split, [pattern] if isinstance(pattern, str) else list(pattern), subject)
     if per == "volume":
         return exams
-    options: dict[str, Any] = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain}
+    options = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain, "centred": centred}
     entries = []
     for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
         opened = open_acquisition(exam[names.PATH], **options)
         kept = central_slices(opened.n_slices, central_fraction)
         if min_signal > 0:
-            strong = slices_with_signal(opened, min_signal, options)
+            strong = slices_with_signal(opened, min_signal, options, fully_sampled)
             kept = [i for i in kept if i in strong]
         entries += [{**exam, names.I_SLICE: i} for i in kept]
     if not entries:

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from medkit.data import keys as names
-from medkit.mri.readers.acquisition import KSPACE, Acquisition
+from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
 from medkit.mri.readers.caching import EXAMS
 from medkit.mri.readers.opening import open_acquisition
 
@@ -39,9 +39,11 @@ class LoadAcquisitiond(MapTransform):
         centred: whether the zero frequency of stored k-space is at index ``n // 2``.
         n_slices: of a whole exam, read only so many slices around the middle one; ``None``: all.
         allow_missing_keys: whether a dictionary without the key passes unchanged.
+        fully_sampled: whether an exam that the scanner under-sampled is refused: there is nothing to train on.
 
     Raises:
-        ValueError: if ``keys`` are several; on a call, if the file cannot be read, see :func:`open_acquisition`.
+        ValueError: if ``keys`` are several; on a call, if the file cannot be read, see :func:`open_acquisition`, or is
+            under-sampled and must not be.
         FileNotFoundError: on a call, if there is no such file.
 
     Example:
@@ -59,6 +61,7 @@ class LoadAcquisitiond(MapTransform):
         centred: bool = True,
         n_slices: int | None = None,
         allow_missing_keys: bool = False,
+        fully_sampled: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
@@ -68,6 +71,7 @@ class LoadAcquisitiond(MapTransform):
         if n_slices is not None and n_slices < 1:
             raise ValueError(f"LoadAcquisitiond: 'n_slices' must be at least 1 or None, got {n_slices}")
         self.n_slices = n_slices
+        self.fully_sampled = fully_sampled
         self.options = (key, axes, slice_axis, domain, centred)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -88,6 +92,8 @@ class LoadAcquisitiond(MapTransform):
                 image = exam.read_volume(first, n_slices)
                 affine, mask = exam.slice_affine(first), exam.file_mask
                 mask = None if mask is None else mask[..., None]
+            if self.fully_sampled:
+                check_fully_sampled(exam, mask)
             d[names.KSPACE if exam.kind == KSPACE else names.MAGNITUDE] = image
             d[names.AFFINE] = torch.from_numpy(affine.copy())
             d[names.SPACE_CODE] = exam.space_code
