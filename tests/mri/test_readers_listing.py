@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 
@@ -138,6 +139,36 @@ def test_splits_by_sub_folder(tmp_path, train, validation, test):
         ValueError, match=rf"must have a sub-folder for the split 'test', it has {train}.* with that word"
     ):
         acquisition_list(tmp_path, "test")
+
+
+def test_how_exams_were_split_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="medkit")
+
+    def said(dataset_dir, split="train", **options):
+        caplog.clear()
+        acquisition_list(dataset_dir, split, per="volume", **options)
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    for i in range(20):
+        save(tmp_path / "data" / "multicoil_val" / f"{i}.npy")
+    save(tmp_path / "data" / "train" / "a.npy")
+    save(tmp_path / "data" / "train" / "b.nii")
+    folder = tmp_path / "data"
+    by_folder = f"the exams of {folder} are split by the names of its sub-folders: "
+    assert said(folder) == [("INFO", f"train: {by_folder}2 train, 20 validation")]
+    assert said(folder, "validation", pattern="*.npy") == [("INFO", f"validation: {by_folder}1 train, 20 validation")]
+    assert said(folder, "all") == []
+    ((level, text),) = said(folder / "multicoil_val")
+    counts = Counter(split_of_name(str(i)) for i in range(20))
+    shares = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+    assert level == "WARNING"
+    assert f"split by a hash of their names: {shares}; its own name says validation: give the folder above" in text
+    (folder / "multicoil_val").rename(tmp_path / "scans")
+    assert said(tmp_path / "scans")[0][0] == "INFO"
+    assert "a file alone is in each" in said(tmp_path / "scans" / "3.npy")[0][1]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"train": [{"path": "scans/1.npy"}], "test": []}), encoding="utf-8")
+    assert said(path)[0][1].endswith("list.json are split by the datalist: 1 train, 0 test")
 
 
 def test_repeated_names_become_distinct_cases(tmp_path):

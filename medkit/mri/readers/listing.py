@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -156,11 +156,16 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
         if path.suffix.lower() == ".json":
             return _of_datalist(path, split)
         path = data_file(path)
+        _log_split(path, split, "nothing, a file alone is in each", {})
         return [{names.PATH: str(path), names.CASE: file_stem(path)}]
     folders = [(folder, _split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
     marked = [(folder, of) for folder, of in folders if of is not None]
     if split == "all" or not marked:
         return _split_by_hash(path, _cases(path, _files(path, [path], patterns)), split, subject)
+    counts = Counter({of: 0 for _, of in marked})
+    for folder, of in marked:
+        counts[of] += len(_fitting(_all_files(path, [folder]), patterns))
+    _log_split(path, split, "the names of its sub-folders", counts)
     chosen = [folder for folder, of in marked if of == split]
     if not chosen:
         raise ValueError(
@@ -177,13 +182,31 @@ def _split_of_folder(folder: Path) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
+def _log_split(path: Path, split: str, how: str, counts: Mapping[str, int], warning: str = "") -> None:
+    """Say how many exams each split has, and by what."""
+    if split == "all":
+        return
+    shares = ", ".join(f"{counts[one]} {one}" for one in SPLITS if one in counts)
+    level = logging.WARNING if warning else logging.INFO
+    logger.log(level, "%s: the exams of %s are split by %s%s", split, path, how, f": {shares}" * bool(shares) + warning)
+
+
+def _all_files(root: Path, folders: list[Path]) -> list[Path]:
     found = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    supported = [file for file in found if file_suffix(file)]
-    kept = sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(root).parts)]
+
+
+def _fitting(files: list[Path], patterns: list[str]) -> list[Path]:
+    supported = (file for file in files if file_suffix(file))
+    return sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
+
+
+def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
+    found = _all_files(root, folders)
+    kept = _fitting(found, patterns)
     if kept:
         return kept
+    supported = _fitting(found, ["*"])
     where = ", ".join(str(folder) for folder in folders)
     if supported:
         raise ValueError(
@@ -220,7 +243,11 @@ def _path_name(root: Path, file: Path) -> str:
 def _split_by_hash(root: Path, entries: list[dict[str, Any]], split: str, subject: str | None) -> list[dict[str, Any]]:
     if split == "all":
         return entries
-    chosen = [entry for entry in entries if split_of_name(_subject(entry, subject)) == split]
+    splits = [split_of_name(_subject(entry, subject)) for entry in entries]
+    own = _split_of_folder(root)
+    warning = f"; its own name says {own}: give the folder above it to split by sub-folders" if own else ""
+    _log_split(root, split, "a hash of their names", {one: splits.count(one) for one in SPLITS}, warning)
+    chosen = [entry for entry, of in zip(entries, splits, strict=True) if of == split]
     if not chosen:
         raise ValueError(
             f"acquisition_list: none of the {len(entries)} exams in {root} falls into the split '{split}' by the hash "
@@ -256,6 +283,9 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
     except (ValueError, OSError) as error:
         raise ValueError(f"acquisition_list: {path} must be a datalist {wanted}, it is no JSON ({error})") from error
     lists = content if isinstance(content, dict) else {}
+    _log_split(
+        path, split, "the datalist", {one: len(lists[one]) for one in SPLITS if isinstance(lists.get(one), list)}
+    )
     chosen = [lists.get(one) for one in (SPLITS if split == "all" else (split,)) if one in lists]
     entries = [entry for one in chosen if isinstance(one, list) for entry in one]
     if not entries or not all(isinstance(entry, dict) and isinstance(entry.get(names.PATH), str) for entry in entries):
