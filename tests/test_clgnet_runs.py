@@ -230,3 +230,38 @@ def test_training_on_what_the_scanner_undersampled_ends_before_it_begins(split, 
     assert "need fully sampled k-space" in sentence
     assert f"{split}.h5" in sentence
     assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+READER_OPTIONS = ("key", "axes", "slice_axis", "domain", "centred")
+
+
+def components(config: object, target: str) -> list[dict]:
+    """Return every component of a config with such a target."""
+    children = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    found = [component for child in children for component in components(child, target)]
+    return [*found, config] if isinstance(config, dict) and config.get("_target_") == target else found
+
+
+@pytest.mark.parametrize(("name", "n_readers"), [("inference", 1), ("train", 2), ("evaluate", 1)])
+def test_options_of_the_reader_reach_every_reader(name, n_readers):
+    config = json.loads((CLGNET / "configs" / f"{name}.json").read_text())
+    readers = components(config, "medkit.mri.LoadAcquisitiond")
+    assert len(readers) == n_readers
+    readers += [each for each in components(config, "medkit.mri.acquisition_list") if "min_signal" in each]
+    for reader in readers:
+        assert {option: reader[option] for option in READER_OPTIONS} == {
+            option: f"@{option}" for option in READER_OPTIONS
+        }
+
+
+@pytest.mark.parametrize("axes", ["slice,1,H,W,coil_ri", "'slice,1,H,W,coil_ri'"])
+def test_axes_are_typed_plainly(axes, trained, tmp_path):
+    kspace = noise(2, 1, 40, 36, 3)
+    np.savez(tmp_path / "a.npz", other=kspace, mine=np.stack([kspace.real, kspace.imag], -1).reshape(2, 1, 40, 36, 6))
+    weights = str(trained / "small" / "model.pt")
+    options = {"dataset_dir": tmp_path / "a.npz", "output_dir": tmp_path / "out", "ckpt_path": weights, **SMALL}
+    options |= {"key": "mine", "axes": axes, "domain": "kspace", "centred": False}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = typed(tmp_path, command(CLGNET, ["inference"], *words))
+    assert done.returncode == 0, done.stderr
+    assert nibabel.load(tmp_path / "out" / "a_clgnet.nii.gz").shape == (40, 36, 2)

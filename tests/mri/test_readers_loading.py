@@ -79,6 +79,15 @@ def test_the_mask_of_an_undersampled_exam(tmp_path):
     np.testing.assert_array_equal(d["mask"].numpy(), lines[None, None, :, None])
 
 
+def test_axes_are_text_or_a_sequence(tmp_path):
+    kspace = write_kspace(tmp_path / "a.h5", shape=(6, 1, 2, 12, 10))
+    for axes in ("slice,1,coil,H,W", ("slice", 1, "coil", "H", "W"), ["slice", "1", "coil", "H", "W"]):
+        d = LoadAcquisitiond(axes=axes)({"path": tmp_path / "a.h5", "i_slice": 3})
+        np.testing.assert_array_equal(d["kspace"].numpy(), kspace[3, 0])
+    with pytest.raises(ValueError, match="'centred' must be True or False, got 'false'"):
+        LoadAcquisitiond(centred="false")({"path": tmp_path / "a.h5"})
+
+
 def test_an_undersampled_exam_is_refused_where_full_ones_are_wanted(tmp_path):
     kspace = write_kspace(tmp_path / "full.h5")
     lines = np.array([1, 0, 1, 1, 0, 1, 1, 0, 0, 1], bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,11 @@ def _complex_from_fields(part: np.ndarray) -> np.ndarray:
         return part
     real, imaginary = part.dtype.names
     return part[real] + 1j * part[imaginary]
+
+
+def joined_axes(axes: str | Sequence[object] | None) -> str | None:
+    """Join names of axes by commas; a command line turns ``slice,coil,H,1`` into a tuple of words and a number."""
+    return axes if axes is None or isinstance(axes, str) else ",".join(map(str, axes))
 
 
 def is_complex(dtype: np.dtype) -> bool:

@@ -44,7 +44,7 @@ def acquisition_list(
     central_fraction: float = 1.0,
     min_signal: float = 0.0,
     key: str | None = None,
-    axes: str | None = None,
+    axes: str | Sequence[str] | None = None,
     slice_axis: int = 2,
     domain: str | None = None,
     centred: bool = True,

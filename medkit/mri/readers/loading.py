@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from medkit.data import keys as names
 from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
 from medkit.mri.readers.caching import EXAMS
+from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.opening import open_acquisition
 
 
@@ -55,7 +56,7 @@ class LoadAcquisitiond(MapTransform):
         self,
         keys: KeysCollection = names.PATH,
         key: str | None = None,
-        axes: str | None = None,
+        axes: str | Sequence[str] | None = None,
         slice_axis: int = 2,
         domain: str | None = None,
         centred: bool = True,
@@ -72,7 +73,7 @@ class LoadAcquisitiond(MapTransform):
             raise ValueError(f"LoadAcquisitiond: 'n_slices' must be at least 1 or None, got {n_slices}")
         self.n_slices = n_slices
         self.fully_sampled = fully_sampled
-        self.options = (key, axes, slice_axis, domain, centred)
+        self.options = (key, joined_axes(axes), slice_axis, domain, centred)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with what was read; see the class."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from medkit.mri.readers.acquisition import Acquisition
 from medkit.mri.readers.arrays import open_cfl, open_mat, open_npy, open_npz
 from medkit.mri.readers.hdf5 import open_hdf5
+from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.nifti import open_nifti
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -89,8 +90,9 @@ def open_acquisition(
         torch.Size([16, 640, 368])
     """
     given = Path(path)
-    if axes is not None and not isinstance(axes, str):
-        axes = ",".join(axes)  # a command line turns slice,coil,H,W into a tuple
+    axes = joined_axes(axes)
+    if not isinstance(centred, bool):
+        raise ValueError(f"open_acquisition: 'centred' must be True or False, got {centred!r}")
     if domain not in (None, "kspace", "image"):
         raise ValueError(f"open_acquisition: 'domain' must be 'kspace', 'image' or None, got {domain!r}")
     if given.is_dir():
