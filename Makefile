@@ -4,8 +4,9 @@ B ?= clgnet
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-check:  ## ruff, mypy, and the rules of the house
+check:  ## ruff with its formatter, mypy, and the rules of the house
 	ruff check .
+	ruff format --check .
 	mypy
 	pytest -q tests/test_house.py
 

@@ -39,7 +39,7 @@ _BASES = ("train", "inference")  # configs that stand alone; all others are over
 _FORMATS = ("torchscript", "onnx")
 _SHOWN = (
     "bundle_root dataset_dir output_dir run_name device max_epochs val_interval batch_size num_workers learning_rate "
-    "use_amp seed ckpt_path images"
+    "use_amp seed ckpt_path images key axes domain centred slice_axis"
 ).split()
 
 

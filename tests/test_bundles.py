@@ -128,12 +128,15 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
 def test_inference_keeps_the_geometry_of_a_volume(trained, tmp_path):
     affine = np.array([[0.0, -2.0, 0.0, 10], [3.0, 0.0, 0.0, -7], [0.0, 0.0, 4.0, 5], [0, 0, 0, 1]])
     image = np.random.default_rng(0).random((40, 36, 3), dtype=np.float32)
-    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "head.nii.gz")
+    head = nibabel.Nifti1Image(image, affine)
+    head.set_sform(affine, code=4)
+    nibabel.save(head, tmp_path / "head.nii.gz")
     infer(trained, tmp_path / "head.nii.gz", tmp_path / "out")
     result = nibabel.load(tmp_path / "out" / "head_clgnet.nii.gz")
     assert result.shape == image.shape
     assert result.get_data_dtype() == np.float32
     np.testing.assert_allclose(result.affine, affine, atol=1e-6)
+    assert int(result.header["sform_code"]) == 4
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
     assert summary["clgnet"]["psnr"] > 5
     assert (tmp_path / "out" / "head.png").is_file()
@@ -153,7 +156,9 @@ def test_inference_reads_raw_kspace_and_kspace_that_was_undersampled(trained, tm
         file["mask"] = mask
     infer(trained, tmp_path / "exams", tmp_path / "out")
     for case in ("full", "measured"):
-        assert nibabel.load(tmp_path / "out" / f"{case}_clgnet.nii.gz").shape == (40, 36, 2)
+        result = nibabel.load(tmp_path / "out" / f"{case}_clgnet.nii.gz")
+        assert result.shape == (40, 36, 2)
+        assert int(result.header["qform_code"]) == int(result.header["sform_code"]) == 0, "no orientation is claimed"
         assert (tmp_path / "out" / f"{case}.png").is_file()
     cases = json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]
     assert [case["case"] for case in cases] == ["full"], "an exam without a reference has no metrics"

@@ -210,3 +210,53 @@ def test_bad_exams_end_in_one_sentence_and_leave_nothing(write: Callable[[Path],
     assert "\n" not in sentence
     assert not [path for path in tmp_path.rglob("out/**/*") if path.is_file()]
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_training_on_what_the_scanner_undersampled_ends_before_it_begins(split, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("train", "validation"):
+        (tmp_path / "exams" / name).mkdir(parents=True)
+        mask = np.arange(52) % 3 != 1 if name == split else np.ones(52, dtype=bool)
+        write_h5(tmp_path / "exams" / name / f"{name}.h5", noise(2, 2, 50, 52) * mask)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  of whatever type, what counts is what the user reads
+        run(CLGNET, ["train", "small"], dataset_dir=str(tmp_path / "exams"), output_dir=str(tmp_path / "out"))
+    sentence = user_message(caught.value)
+    assert "need fully sampled k-space" in sentence
+    assert f"{split}.h5" in sentence
+    assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+READER_OPTIONS = ("key", "axes", "slice_axis", "domain", "centred")
+
+
+def components(config: object, target: str) -> list[dict]:
+    """Return every component of a config with such a target."""
+    children = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    found = [component for child in children for component in components(child, target)]
+    return [*found, config] if isinstance(config, dict) and config.get("_target_") == target else found
+
+
+@pytest.mark.parametrize(("name", "n_readers"), [("inference", 1), ("train", 2), ("evaluate", 1)])
+def test_options_of_the_reader_reach_every_reader(name, n_readers):
+    config = json.loads((CLGNET / "configs" / f"{name}.json").read_text())
+    readers = components(config, "medkit.mri.LoadAcquisitiond")
+    assert len(readers) == n_readers
+    readers += [each for each in components(config, "medkit.mri.acquisition_list") if "min_signal" in each]
+    for reader in readers:
+        assert {option: reader[option] for option in READER_OPTIONS} == {
+            option: f"@{option}" for option in READER_OPTIONS
+        }
+
+
+@pytest.mark.parametrize("axes", ["slice,1,H,W,coil_ri", "'slice,1,H,W,coil_ri'"])
+def test_axes_are_typed_plainly(axes, trained, tmp_path):
+    kspace = noise(2, 1, 40, 36, 3)
+    np.savez(tmp_path / "a.npz", other=kspace, mine=np.stack([kspace.real, kspace.imag], -1).reshape(2, 1, 40, 36, 6))
+    weights = str(trained / "small" / "model.pt")
+    options = {"dataset_dir": tmp_path / "a.npz", "output_dir": tmp_path / "out", "ckpt_path": weights, **SMALL}
+    options |= {"key": "mine", "axes": axes, "domain": "kspace", "centred": False}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = typed(tmp_path, command(CLGNET, ["inference"], *words))
+    assert done.returncode == 0, done.stderr
+    assert nibabel.load(tmp_path / "out" / "a_clgnet.nii.gz").shape == (40, 36, 2)

@@ -11,6 +11,9 @@ case           str                                    name of the examination
 path           str                                    file it is read from
 i_slice        int                                    index of the slice in the file, from 0
 affine         (4, 4)                      float64    voxel indices to RAS millimetres
+space_code     int                                    NIfTI's code of the space that ``affine`` leads to: 0
+                                                      unknown (only the spacing counts), 1 scanner, 2 aligned,
+                                                      3 Talairach, 4 MNI, 5 another template
 magnitude      (1, H, W[, S])              float32    image without phase, arbitrary unit
 kspace         (coil, H, W[, S])           complex64  centred k-space as acquired or simulated, arbitrary unit
 measured       (coil, H, W[, S])           complex64  ``kspace`` times ``mask``
@@ -32,6 +35,7 @@ CASE = "case"
 PATH = "path"
 I_SLICE = "i_slice"
 AFFINE = "affine"
+SPACE_CODE = "space_code"
 MAGNITUDE = "magnitude"
 KSPACE = "kspace"
 MEASURED = "measured"

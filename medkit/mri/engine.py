@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medkit.data.keys import AFFINE, CASE, IMAGE, LABEL, PRED, REFERENCE, ZERO_FILLED
+from medkit.data.keys import AFFINE, CASE, IMAGE, LABEL, PRED, REFERENCE, SPACE_CODE, ZERO_FILLED
 from medkit.mri.channels import channels_to_magnitude
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.metrics import nmse, psnr, ssim
@@ -27,10 +27,11 @@ class SaveReconstructions:
     """Write what an evaluator reconstructs: ``<case>_<method>.nii.gz``, ``<case>.png``, and the metrics of all cases.
 
     A handler for an evaluator with decollated batches whose postprocessing is ``UnpackReconstructiond``: per case the
-    batch holds ``case``, ``affine`` and ``zero_filled``, complex ``(1, H, W[, S])``, and ``reference`` where there is
-    one; the output holds ``pred``, the magnitude, real, same shape and unit. Each file is written under a temporary
-    name and renamed. ``metrics.json`` and ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM
-    and NMSE of the whole volume, for ``zero_filled`` and for the method.
+    batch holds ``case``, ``affine``, ``space_code`` and ``zero_filled``, complex ``(1, H, W[, S])``, and ``reference``
+    where there is one; without ``space_code``, ``affine`` is taken as the scanner's; the output holds ``pred``, the
+    magnitude, real, same shape and unit. Each file is written under a temporary name and renamed. ``metrics.json`` and
+    ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM and NMSE of the whole volume, for
+    ``zero_filled`` and for the method.
 
     Args:
         output_dir: folder to write to; made when missing.
@@ -91,7 +92,8 @@ class SaveReconstructions:
         affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64)
         if self.use_nifti:
             path = self.output_dir / f"{case}_{self.method}.nii.gz"
-            write_nifti(path, images[self.method], affine)
+            code = int(sample.get(SPACE_CODE, 1)) if AFFINE in sample else 0
+            write_nifti(path, images[self.method], affine, code)
             logger.info(f"{case}: wrote {path}")
         if self.use_png:
             i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
@@ -160,16 +162,18 @@ class PreviewReconstructions:
             )
 
 
-def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray) -> None:
+def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray, space_code: int = 1) -> None:
     """Write a volume as float32 NIfTI, atomically.
 
     Args:
         path: file to write, ``.nii`` or ``.nii.gz``.
         image: real, ``(H, W)`` or ``(H, W, S)``.
         affine: ``(4, 4)``, voxel indices to RAS mm.
+        space_code: NIfTI's code of the space that ``affine`` leads to, 1 scanner to 5 another template; 0: the
+            orientation is unknown, and of ``affine`` only the voxel spacing is written.
 
     Raises:
-        ValueError: if the image is complex or has another number of axes.
+        ValueError: if the image is complex or has another number of axes, or there is no such code.
 
     Example:
         >>> write_nifti("a.nii.gz", torch.zeros(4, 4, 2), np.eye(4))
@@ -180,10 +184,15 @@ def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray)
         raise ValueError(
             f"write_nifti: 'image' must be real (H, W) or (H, W, S), got {image.dtype} {tuple(image.shape)}"
         )
+    if space_code not in range(6):
+        raise ValueError(f"write_nifti: 'space_code' must be 0 to 5, got {space_code}")
     array = image.detach().cpu().to(torch.float32).numpy()
-    file = nibabel.Nifti1Image(array if array.ndim == 3 else array[..., None], affine)
-    file.set_qform(affine, code=1)
-    file.set_sform(affine, code=1)
+    file = nibabel.Nifti1Image(array if array.ndim == 3 else array[..., None], None)
+    if space_code:
+        file.set_qform(affine, code=space_code)
+        file.set_sform(affine, code=space_code)
+    else:
+        file.header.set_zooms(nibabel.affines.voxel_sizes(affine))
     file.header.set_xyzt_units("mm")
     with atomic_path(Path(path)) as temporary:
         nibabel.save(file, temporary)

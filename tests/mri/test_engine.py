@@ -198,7 +198,8 @@ def test_a_slice_without_geometry(tmp_path):
     sample = make_sample("a", 0, n_slices=None, affine=None)
     save(tmp_path, [sample])
     file = nibabel.load(tmp_path / "a_half.nii.gz")
-    np.testing.assert_array_equal(file.affine, np.eye(4))
+    assert int(file.header["sform_code"]) == 0
+    np.testing.assert_array_equal(file.header.get_zooms(), 1)
     np.testing.assert_allclose(np.asarray(file.dataobj)[..., 0], 0.5 * sample["zero_filled"][0].abs(), rtol=1e-5)
     values = json.loads((tmp_path / "metrics.json").read_text())["cases"][0]["half"]
     assert values["ssim"] == pytest.approx(
@@ -293,6 +294,23 @@ def test_nifti_says_its_geometry_twice_and_keeps_a_mirrored_one(tmp_path):
     for affine, code in (header.get_qform(coded=True), header.get_sform(coded=True)):
         assert code == 1
         np.testing.assert_allclose(affine, mirrored, atol=1e-5)
+
+
+def test_nifti_of_unknown_orientation_tells_its_spacing_alone(tmp_path, drawn):
+    write_nifti(tmp_path / "a.nii", torch.rand(4, 5, 2), OBLIQUE, space_code=0)
+    sample = make_sample("b", 0)
+    known, unknown = ({**sample, "case": f"code{code}", "space_code": code} for code in (4, 0))
+    save(tmp_path, [sample, make_sample("c", 1, affine=None)])
+    save(tmp_path, [known, unknown], batch_size=2)
+    code_of = {"a.nii": 0, "b_half.nii.gz": 1, "c_half.nii.gz": 0, "code4_half.nii.gz": 4, "code0_half.nii.gz": 0}
+    for name, code in code_of.items():
+        header = nibabel.load(tmp_path / name).header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (code, code), name
+        spacing = (1, 1, 1) if name.startswith("c_") else np.linalg.norm(OBLIQUE[:3, :3], axis=0)
+        np.testing.assert_allclose(header.get_zooms(), spacing, rtol=1e-5)
+        assert header.get_xyzt_units()[0] == "mm"
+    with pytest.raises(ValueError, match="write_nifti: 'space_code' must be 0 to 5, got 6"):
+        write_nifti(tmp_path / "d.nii", torch.rand(4, 5), OBLIQUE, space_code=6)
 
 
 @pytest.mark.parametrize("image", [torch.ones(4, 4) + 0j, torch.ones(4), torch.ones(1, 4, 4, 2)])

@@ -150,6 +150,39 @@ def test_bart_opens_by_its_header_too(tmp_path):
     np.testing.assert_array_equal(exam.read_slice(0).numpy(), kspace[:, :, 0].transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("axes", ["slice,average,coil,H,W", "H,average,W,coil_ri,slice", "average,ri,W,H,coil,slice"])
+def test_repetitions_become_their_mean(tmp_path, axes):
+    """Lines that a repetition did not measure are left out of the mean; those that none measured stay zero."""
+    kspace = kspace_of(2, 3, 4, 12, 10)  # slice, average, coil, H, W
+    measured = np.ones((3, 1, 12, 10), bool)
+    measured[1:, :, :, 2] = measured[0, :, :, 5] = measured[:, :, :, 7] = measured[2, :, 3] = False
+    kspace *= measured
+    kspace[:, 0, 0, 0, 0] = 0  # by chance, in one coil
+    truth = kspace.sum(1) / np.maximum(measured.sum(0), 1)
+    names = axes.split(",")
+    order = ["slice", "average", "coil", "H", "W"]
+    array = kspace
+    if "ri" in names:
+        array, order = np.stack([kspace.real, kspace.imag], -1), [*order, "ri"]
+    if "coil_ri" in names:
+        array = np.stack([kspace.real, kspace.imag], 3).reshape(2, 3, 8, 12, 10)
+        order[2] = "coil_ri"
+    exam = open_acquisition(save_npy(tmp_path, array.transpose([order.index(name) for name in names])), axes=axes)
+    assert (exam.n_slices, exam.n_coils, exam.shape) == (2, 4, (12, 10))
+    np.testing.assert_allclose(exam.read_volume().numpy(), np.moveaxis(truth, 0, -1), rtol=1e-6)
+    np.testing.assert_array_equal(exam.file_mask[0, 0].numpy(), measured.any((0, 1, 2)))
+
+
+def test_repetitions_of_bart_and_of_images(tmp_path):
+    kspace = kspace_of(12, 10, 1, 3, *[1] * 10, 2)
+    exam = open_acquisition(save_cfl(tmp_path, kspace))
+    truth = kspace.squeeze().mean(-1).transpose(2, 0, 1)
+    np.testing.assert_allclose(exam.read_slice(0).numpy(), truth, rtol=1e-6)
+    images = np.array([0, 4], np.int16)[:, None, None] * np.ones((2, 12, 10), np.int16)
+    exam = open_acquisition(save_npy(tmp_path, images), axes="average,H,W")
+    assert exam.read_slice(0).eq(2).all(), "a zero of an image is a number"
+
+
 def test_mask_from_zeros_of_a_prospective_exam(tmp_path):
     kspace = kspace_of(3, 12, 10)
     lines = np.array([1, 0, 1, 1, 0, 1, 1, 0, 0, 1], bool)

@@ -51,6 +51,15 @@ def test_slices_of_fastmri_come_back_as_written(tmp_path):
     assert exam.file_mask is None
 
 
+def test_repetitions_become_their_mean(tmp_path):
+    kspace = kspace_of(5, 2, 3, 12, 10)
+    path = write(tmp_path / "a.h5", kspace=kspace)
+    exam = open_acquisition(path, axes=("slice", "average", "coil", "H", "W"))
+    np.testing.assert_allclose(exam.read_slice(4).numpy(), kspace[4].mean(0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"axes='slice,average,coil,H,W' where the scan was repeated"):
+        open_acquisition(path)
+
+
 def test_single_coil_gets_a_coil_axis(tmp_path):
     kspace = kspace_of(4, 12, 10)
     exam = open_acquisition(write(tmp_path / "knee.h5", kspace=kspace))
@@ -155,7 +164,10 @@ def test_the_stored_mask_is_the_file_mask(tmp_path):
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
     exam = open_acquisition(write(tmp_path / "a.h5", kspace=kspace_of(3, 2, 12, 10), mask=np.ones(7)))
-    with pytest.raises(ValueError, match=r"'mask' in .*a.h5 must have shape \(10,\) or \(12, 10\).*got \(7,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"open_acquisition: the dataset 'mask' in .*a.h5 must have shape \(10,\) or \(12, 10\).*got \(7,\)",
+    ):
         _ = exam.file_mask
 
 

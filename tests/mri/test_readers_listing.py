@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 
@@ -66,6 +67,18 @@ def test_a_file_is_itself_in_every_split(tmp_path):
     assert [entry["i_slice"] for entry in acquisition_list(str(path))] == [0, 1]
 
 
+def test_a_header_means_its_data(tmp_path):
+    save(tmp_path / "head.nii")
+    nibabel.save(nibabel.AnalyzeImage(np.ones((4, 5, 3), np.float32), None), tmp_path / "b.img")
+    (tmp_path / "a.cfl").write_bytes(np.ones(20, "<c8").tobytes())
+    (tmp_path / "a.hdr").write_text("# Dimensions\n4 5\n", encoding="utf-8")
+    for name, data in (("a", "a.cfl"), ("b", "b.img")):
+        wanted = [{"path": str(tmp_path / data), "case": name}]
+        assert acquisition_list(tmp_path / f"{name}.hdr", per="volume") == wanted
+        (tmp_path / "list.json").write_text(json.dumps({"train": [{"path": f"{name}.hdr"}]}), encoding="utf-8")
+        assert acquisition_list(tmp_path / "list.json", "train", per="volume") == wanted
+
+
 def test_splits_by_hash_are_disjoint_complete_and_of_the_promised_size(tmp_path):
     for i in range(200):
         (tmp_path / f"sub-{i:03d}.npy").touch()
@@ -122,8 +135,40 @@ def test_splits_by_sub_folder(tmp_path, train, validation, test):
     assert found == {"train": ["a", "b"], "validation": ["c"], "test": ["d"], "all": ["a", "b", "c", "d", "e"]}
     (tmp_path / test / "d.npy").unlink()
     (tmp_path / test).rmdir()
-    with pytest.raises(ValueError, match=rf"must have a sub-folder for the split 'test', it has {train}"):
+    with pytest.raises(
+        ValueError, match=rf"must have a sub-folder for the split 'test', it has {train}.* with that word"
+    ):
         acquisition_list(tmp_path, "test")
+
+
+def test_how_exams_were_split_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="medkit")
+
+    def said(dataset_dir, split="train", **options):
+        caplog.clear()
+        acquisition_list(dataset_dir, split, per="volume", **options)
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    for i in range(20):
+        save(tmp_path / "data" / "multicoil_val" / f"{i}.npy")
+    save(tmp_path / "data" / "train" / "a.npy")
+    save(tmp_path / "data" / "train" / "b.nii")
+    folder = tmp_path / "data"
+    by_folder = f"the exams of {folder} are split by the names of its sub-folders: "
+    assert said(folder) == [("INFO", f"train: {by_folder}2 train, 20 validation")]
+    assert said(folder, "validation", pattern="*.npy") == [("INFO", f"validation: {by_folder}1 train, 20 validation")]
+    assert said(folder, "all") == []
+    ((level, text),) = said(folder / "multicoil_val")
+    counts = Counter(split_of_name(str(i)) for i in range(20))
+    shares = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+    assert level == "WARNING"
+    assert f"split by a hash of their names: {shares}; its own name says validation: give the folder above" in text
+    (folder / "multicoil_val").rename(tmp_path / "scans")
+    assert said(tmp_path / "scans")[0][0] == "INFO"
+    assert "a file alone is in each" in said(tmp_path / "scans" / "3.npy")[0][1]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"train": [{"path": "scans/1.npy"}], "test": []}), encoding="utf-8")
+    assert said(path)[0][1].endswith("list.json are split by the datalist: 1 train, 0 test")
 
 
 def test_repeated_names_become_distinct_cases(tmp_path):
@@ -168,6 +213,25 @@ def test_weak_slices_are_left_out_and_the_exam_is_read_once(tmp_path, cache, mon
     monkeypatch.setenv("MEDKIT_CACHE", str(cache))
     save(tmp_path / "a.nii", 5, [0.0, 1.0, 0.0, 0.0, 0.0])
     assert [entry["i_slice"] for entry in acquisition_list(tmp_path, min_signal=0.1)] == [1]
+
+
+def test_undersampled_exams_are_refused_once_and_again(tmp_path):
+    """One slice of the second exam lacks lines; it is refused also after what was read has been kept."""
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((3, 2, 12, 10)) + 1j * rng.standard_normal((3, 2, 12, 10))).astype(np.complex64)
+    np.save(tmp_path / "a.npy", kspace)
+    kspace[0, :, :, 2:5] = 0
+    np.save(tmp_path / "b.npy", kspace)
+    options = {"min_signal": 0.1, "fully_sampled": True}
+    assert len(acquisition_list(tmp_path / "a.npy", **options)) == 3
+    assert len(acquisition_list(tmp_path, min_signal=0.1)) == 6
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"need fully sampled k-space, but the scanner measured 70% of .*b.npy"):
+            acquisition_list(tmp_path, **options)
+    corner = np.fft.ifftshift(kspace[1:], (-2, -1))
+    corner[..., 4:7, :] = 0  # the border of k-space whose zero frequency is at index 0
+    np.save(tmp_path / "b.npy", corner)
+    assert len(acquisition_list(tmp_path / "b.npy", centred=False, **options)) == 2
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch, caplog):

@@ -38,7 +38,7 @@ def test_a_slice_is_loaded(tmp_path):
     assert d["affine"].dtype == torch.float64
     assert d["affine"][2, 3] == 4
     assert (d["case"], d["other"]) == ("a", 1)
-    assert set(d) == {"path", "i_slice", "other", "kspace", "affine", "case"}
+    assert set(d) == {"path", "i_slice", "other", "kspace", "affine", "space_code", "case"}
     assert set(given) == {"path", "i_slice", "other"}, "the input is not changed"
 
 
@@ -77,6 +77,27 @@ def test_the_mask_of_an_undersampled_exam(tmp_path):
     d["mask"][:] = False
     d = LoadAcquisitiond()({"path": tmp_path / "a.h5"})
     np.testing.assert_array_equal(d["mask"].numpy(), lines[None, None, :, None])
+
+
+def test_axes_are_text_or_a_sequence(tmp_path):
+    kspace = write_kspace(tmp_path / "a.h5", shape=(6, 1, 2, 12, 10))
+    for axes in ("slice,1,coil,H,W", ("slice", 1, "coil", "H", "W"), ["slice", "1", "coil", "H", "W"]):
+        d = LoadAcquisitiond(axes=axes)({"path": tmp_path / "a.h5", "i_slice": 3})
+        np.testing.assert_array_equal(d["kspace"].numpy(), kspace[3, 0])
+    with pytest.raises(ValueError, match="'centred' must be True or False, got 'false'"):
+        LoadAcquisitiond(centred="false")({"path": tmp_path / "a.h5"})
+
+
+def test_an_undersampled_exam_is_refused_where_full_ones_are_wanted(tmp_path):
+    kspace = write_kspace(tmp_path / "full.h5")
+    lines = np.array([1, 0, 1, 1, 0, 1, 1, 0, 0, 1], bool)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = kspace * lines
+    load = LoadAcquisitiond(fully_sampled=True)
+    assert load({"path": tmp_path / "full.h5"})["kspace"].shape == (2, 12, 10, 6)
+    for sample in ({"path": tmp_path / "a.h5"}, {"path": tmp_path / "a.h5", "i_slice": 2}):
+        with pytest.raises(ValueError, match=r"need fully sampled k-space, but the scanner measured 60% of .*a.h5; m"):
+            load(sample)
 
 
 def test_reading_a_slice_reads_the_disk_once(tmp_path, monkeypatch):
@@ -168,6 +189,23 @@ def test_monai_caches_what_is_loaded(tmp_path):
     items = [{"path": str(tmp_path / "a.h5"), "i_slice": i} for i in range(6)]
     data = CacheDataset(items, LoadAcquisitiond(), num_workers=3, progress=False)
     np.testing.assert_array_equal(torch.stack([d["kspace"] for d in data]).numpy(), kspace)
+
+
+@pytest.mark.parametrize("given", ["scan.hdr", "scan.cfl"])
+def test_a_pair_of_files_is_one_exam_and_is_read_anew_when_either_changes(tmp_path, given):
+    header, load = tmp_path / "scan.hdr", LoadAcquisitiond()
+    (tmp_path / "scan.cfl").write_bytes(np.arange(12 * 10, dtype="<c8").tobytes())
+    shapes = []
+    for numbers in ("12 10", "10 12", "8 15 "):
+        header.write_text(f"# Dimensions\n{numbers}\n", encoding="utf-8")
+        os.utime(header, ns=(0, len(shapes)))  # the data stay as they are, and the header's length too
+        d = load({"path": tmp_path / given})
+        assert d["case"] == "scan"
+        shapes.append(tuple(d["kspace"].shape))
+    assert shapes == [(1, 12, 10, 1), (1, 10, 12, 1), (1, 8, 15, 1)]
+    (tmp_path / "scan.cfl").write_bytes(np.ones(8 * 15, "<c8").tobytes())
+    os.utime(tmp_path / "scan.cfl", ns=(0, 1))
+    assert load({"path": tmp_path / given})["kspace"].eq(1).all()
 
 
 def test_the_store_keeps_the_newest(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medkit.mri import open_acquisition
+from medkit.mri import LoadAcquisitiond, open_acquisition
 
 AFFINE = np.array([[0.0, -2.0, 0.1, 30.0], [1.5, 0.2, 0.0, -20.0], [0.0, 0.3, 4.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -49,6 +49,26 @@ def test_a_voxel_of_a_slice_lies_where_the_file_says(tmp_path, slice_axis):
     np.testing.assert_allclose(exam.affine @ [row, column, i, 1], where, atol=1e-4)
     np.testing.assert_allclose(exam.slice_affine(i) @ [row, column, 0, 1], where, atol=1e-4)
     np.testing.assert_allclose(exam.slice_affine(0), exam.affine)
+
+
+@pytest.mark.parametrize(("qform", "sform", "code"), [(0, 0, 0), (1, 0, 1), (1, 4, 4), (0, 2, 2)])
+def test_the_code_of_the_space_is_the_files(tmp_path, qform, sform, code):
+    image = nibabel.Nifti1Image(volume_of(5, 6, 7), AFFINE)
+    image.set_qform(AFFINE, code=qform)
+    image.set_sform(AFFINE, code=sform)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert LoadAcquisitiond()({"path": tmp_path / "a.nii"})["space_code"] == code
+
+
+def test_only_kinds_of_files_with_an_orientation_have_a_code(tmp_path):
+    mgh = save(tmp_path / "a.mgz", volume_of(5, 6, 7), kind=nibabel.MGHImage)
+    analyze = nibabel.AnalyzeImage(volume_of(5, 6, 7), None)
+    analyze.header.set_zooms((2, 3, 4))
+    nibabel.save(analyze, tmp_path / "b.img")
+    nibabel.save(nibabel.Spm99AnalyzeImage(volume_of(5, 6, 7), AFFINE), tmp_path / "c.img")  # with a .mat
+    paths = (mgh, tmp_path / "b.img", tmp_path / "c.img")
+    assert [open_acquisition(path).space_code for path in paths] == [1, 0, 1]
+    np.testing.assert_allclose(np.abs(open_acquisition(paths[1]).affine).diagonal(), (2, 3, 4, 1))
 
 
 def test_a_slice_saved_with_its_affine_overlays_the_volume(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medkit.mri import LoadAcquisitiond, acquisition_list, open_acquisition
+from medkit.mri import LoadAcquisitiond, acquisition_list, estimate_sens_maps, open_acquisition
+from medkit.mri.readers.domain import looks_like_image
 from medkit.ops import centered_ifft
 
 pytestmark = pytest.mark.real
@@ -34,6 +35,18 @@ def test_raw_exams_become_heads(real_data, name):
         assert 0.1 < exam.file_mask.float().mean() < 0.15
     else:
         assert exam.file_mask is None
+
+
+@pytest.mark.parametrize("name", EXAMS)
+def test_images_and_maps_are_told_from_kspace(real_data, name):
+    exam = open_acquisition(real_data / name)
+    for i_slice in range(exam.n_slices):
+        kspace = exam.read_slice(i_slice)
+        lines = torch.ones(1, 1, 1, kspace.shape[-1], dtype=torch.bool)
+        assert looks_like_image(kspace) is False
+        assert looks_like_image(torch.fft.ifftshift(kspace)) is False, "the zero frequency in the corner"
+        assert looks_like_image(centered_ifft(kspace))
+        assert looks_like_image(estimate_sens_maps(kspace[None], lines)[0])
 
 
 def test_matlab_and_its_transpose_agree_with_numpy(real_data):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medkit.mri.readers.domain import looks_like_image
 from medkit.mri.readers.sampling import find_mask
 from medkit.ops import centered_fft
 
@@ -43,10 +44,14 @@ class Acquisition:
         affine: ``(4, 4)`` float64, voxel indices ``(row, column, slice)`` to RAS millimetres. Without geometry in the
             file, the identity: voxels of 1 mm.
         has_geometry: whether ``affine``, or at least its spacing, comes from the file; HDF5 tells no orientation.
+        space_code: NIfTI's code of the space that ``affine`` leads to: 0 unknown (only the spacing counts), 1 scanner,
+            2 aligned, 3 Talairach, 4 MNI, 5 another template.
         header: other facts of the file by name (``acquisition``, ``patient_id``, ``recon_matrix``, ...).
         centred: whether the zero frequency of the stored k-space lies at index ``n // 2``. Otherwise it lies at index
             0, as ``numpy.fft.fft2`` of an image leaves it and Calgary-Campinas stores it, and is moved on reading.
         is_complex_image: whether the file holds complex images, of which k-space is computed on reading.
+        is_domain_given: whether the caller said so; otherwise complex data are k-space, and refused on reading where
+            they look like an image.
     """
 
     path: Path
@@ -57,9 +62,11 @@ class Acquisition:
     shape: tuple[int, int]
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     has_geometry: bool = False
+    space_code: int = 0
     header: dict[str, Any] = field(default_factory=dict)
     centred: bool = True
     is_complex_image: bool = False
+    is_domain_given: bool = False
 
     @property
     def file_mask(self) -> Tensor | None:
@@ -71,6 +78,11 @@ class Acquisition:
         if "_file_mask" not in self.__dict__:
             self.__dict__["_file_mask"] = self.mask_of(None)
         return self.__dict__["_file_mask"]
+
+    @property
+    def holds_kspace(self) -> bool:
+        """Whether the file holds k-space, not images."""
+        return self.kind == KSPACE and not self.is_complex_image
 
     def mask_of(self, kspace: Tensor | None) -> Tensor | None:
         """Return the sampling mask of a slice that was read, without reading another one.
@@ -84,7 +96,7 @@ class Acquisition:
         Raises:
             ValueError: if the mask in the file does not fit its k-space.
         """
-        if self.kind != KSPACE or self.is_complex_image:
+        if not self.holds_kspace:
             return None
         if "_stored" not in self.__dict__:
             self.__dict__["_stored"] = self._stored_mask()
@@ -110,7 +122,8 @@ class Acquisition:
             file's. The tensor owns its memory.
 
         Raises:
-            ValueError: if there is no such slice, it cannot be read, or it holds NaN or infinite values.
+            ValueError: if there is no such slice, it cannot be read, it holds NaN or infinite values, or it was taken
+                for k-space and looks like an image.
         """
         i_slice = self._index(i_slice)
         where = f"slice {i_slice} of {self.path}"
@@ -182,10 +195,23 @@ class Acquisition:
             return tensor
         if self.is_complex_image:
             return centered_fft(tensor)
+        self._refuse_image(tensor)
         if not self.centred:
             return _move_zero_frequency(tensor)
         self._warn_if_not_centred(tensor)
         return tensor
+
+    def _refuse_image(self, kspace: Tensor) -> None:
+        if self.is_domain_given or self.__dict__.get("_kspace_seen"):
+            return
+        looks = looks_like_image(kspace)
+        if looks:
+            raise ValueError(
+                f"open_acquisition: {self.path} must hold k-space, but looks like images or sensitivity maps; say "
+                "domain='image' for complex images, domain='kspace' if it is k-space all the same, and keep maps out "
+                "of the folder of exams (in a bundle: --domain image)"
+            )
+        self.__dict__["_kspace_seen"] = looks is False
 
     def _warn_if_not_centred(self, kspace: Tensor) -> None:
         if self.__dict__.get("_centre_seen"):
@@ -204,6 +230,15 @@ class Acquisition:
                 "centred=False",
                 self.path,
             )
+
+
+def check_fully_sampled(exam: Acquisition, mask: Tensor | None) -> None:
+    """Raise ``ValueError`` if an exam for training has a sampling mask, as :meth:`Acquisition.mask_of` returns it."""
+    if mask is not None:
+        raise ValueError(
+            f"check_fully_sampled: training and validation need fully sampled k-space, but the scanner measured "
+            f"{float(mask.float().mean()):.0%} of {exam.path}; move it out of their exams"
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from medkit.mri.readers.hdf5 import IMAGE_NAMES, KSPACE_NAMES
 from medkit.mri.readers.layout import Layout, find_layout, is_complex, is_number
 
 # BART's axes that an exam uses; the others must have length 1.
-BART_COIL, BART_SLICE = 3, 13
+BART_NAMES = {3: "coil", 13: "slice", 14: "average"}
 
 
 @dataclass(eq=False)
@@ -37,7 +37,8 @@ class ArrayAcquisition(Acquisition):
     def _read(self, i_slice: int) -> np.ndarray:
         array = _kept(self.path, self.key, self.load)
         part = array[self.layout.select(i_slice)]
-        return self.layout.arrange(part, np.complex64 if self.kind == KSPACE else np.float32, copy=True)
+        dtype = np.complex64 if self.kind == KSPACE else np.float32
+        return self.layout.arrange(part, dtype, copy=True, is_kspace=self.holds_kspace)
 
 
 def _kept(path: Path, key: str, load: Callable[[Path, str], np.ndarray] | None) -> np.ndarray:
@@ -207,21 +208,21 @@ def _bart_shape(path: Path) -> tuple[int, ...]:
 
 
 def _bart_axes(path: Path, shape: tuple[int, ...]) -> str:
-    """Name BART's axes: 0 readout, 1 and 2 phase, 3 coil, 13 slice; one of 0-2 is a stack when all are long."""
+    """Name BART's axes: 0 readout, 1 and 2 phase, then BART_NAMES; one of 0 to 2 is a stack when all are long."""
     names = ["1"] * len(shape)
     space = [axis for axis in range(min(3, len(shape))) if shape[axis] > 1]
-    long = [axis for axis, n in enumerate(shape) if n > 1 and axis not in (0, 1, 2, BART_COIL, BART_SLICE)]
-    stacks = len(space) == 3 and len(shape) > BART_SLICE and shape[BART_SLICE] > 1
+    long = [axis for axis, n in enumerate(shape) if n > 1 and axis not in (0, 1, 2, *BART_NAMES)]
+    stacks = len(space) == 3 and len(shape) > 13 and shape[13] > 1
     if long or stacks or len(space) < 2:
         raise ValueError(
             f"open_acquisition: {path} must have two or three of the axes 0, 1, 2 (readout, phase, phase), coils on "
-            f"axis 3 and slices on axis 13 alone, got dimensions {shape}; take one entry with 'bart slice', or name "
-            "the axes with axes="
+            f"axis 3, slices on axis 13 and averages on axis 14 alone, got dimensions {shape}; take one entry with "
+            "'bart slice', or name the axes with axes="
         )
     names[space[0]], names[space[1]] = "H", "W"
     if len(space) == 3:
         names[space[2]] = "slice"
-    for axis, name in ((BART_COIL, "coil"), (BART_SLICE, "slice")):
+    for axis, name in BART_NAMES.items():
         if len(shape) > axis and shape[axis] > 1:
             names[axis] = name
     return ",".join(names)
@@ -242,6 +243,7 @@ def _exam(
     where = f"'{key}' in {path}" if key else str(path)
     if not is_number(dtype):
         raise ValueError(f"open_acquisition: {where} must hold numbers, got {dtype}")
+    is_domain_given = domain is not None
     if domain is None:
         parts = (axes is not None and "ri" in axes) or (len(shape) > 2 and shape[-1] == 2)
         domain = "image" if key.lower() in IMAGE_NAMES or not (is_complex(dtype) or parts) else "kspace"
@@ -261,6 +263,7 @@ def _exam(
         shape=layout.matrix,
         centred=centred,
         is_complex_image=complex_read and domain == "image",
+        is_domain_given=is_domain_given,
         key=key,
         layout=layout,
         load=load,

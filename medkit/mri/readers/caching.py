@@ -15,17 +15,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Stamp = tuple[int, int]
+Stamp = tuple[int, ...]
 
 MAX_OPEN_FILES = 16
 MAX_CACHED_BYTES = 1 << 29
 MAX_EXAMS = 512
+PAIRED_SUFFIXES = (".hdr", ".cfl", ".img")
 
 
 def file_stamp(path: Path) -> Stamp:
-    """Return modification time (ns) and size (bytes) of a file: when they change, the file is read anew."""
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    """Return modification time (ns) and size (bytes) of a file: when they change, the file is read anew.
+
+    Those of the header of a .cfl or .img, and of the data of a .hdr, follow.
+    """
+    files = [path]
+    if path.suffix.lower() in PAIRED_SUFFIXES:
+        partners = (path.with_suffix(suffix) for suffix in PAIRED_SUFFIXES)
+        files += [partner for partner in partners if partner != path and partner.is_file()]
+    return tuple(number for status in map(Path.stat, files) for number in (status.st_mtime_ns, status.st_size))
 
 
 class ProcessStore:

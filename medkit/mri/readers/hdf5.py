@@ -41,7 +41,8 @@ class HDF5Acquisition(Acquisition):
         file = _handle(self.path)
         # Indexing copies the slice out of HDF5 into memory of numpy's own; no tensor ever sees memory of h5py.
         part = file[self.dataset][self.layout.select(i_slice)]
-        return self.layout.arrange(part, np.complex64 if self.kind == KSPACE else np.float32, copy=False)
+        dtype = np.complex64 if self.kind == KSPACE else np.float32
+        return self.layout.arrange(part, dtype, copy=False, is_kspace=self.holds_kspace)
 
     def _read_stack(self, first: int, n_slices: int) -> np.ndarray | None:
         dataset = _handle(self.path)[self.dataset]
@@ -62,8 +63,9 @@ class HDF5Acquisition(Acquisition):
         if mask.shape == self.shape:
             return mask[None]
         raise ValueError(
-            f"file_mask: '{MASK_NAME}' in {self.path} must have shape {self.shape[1:]} or {self.shape} as its k-space, "
-            f"got {stored.shape}; remove it to have the mask found from the zeros of the k-space"
+            f"open_acquisition: the dataset '{MASK_NAME}' in {self.path} must have shape {self.shape[1:]} or "
+            f"{self.shape} as its k-space, got {stored.shape}; remove it to have the mask found from the zeros of the "
+            "k-space"
         )
 
 
@@ -89,6 +91,7 @@ def open_hdf5(
     key = _find_dataset(path, file, key)
     dataset = file[key]
     complex_stored = is_complex(dataset.dtype)
+    is_domain_given = domain is not None
     if domain is None:
         parts = axes is not None and "ri" in axes
         parts = parts or (not complex_stored and len(dataset.shape) > 2 and dataset.shape[-1] == 2)
@@ -119,6 +122,7 @@ def open_hdf5(
         header=header,
         centred=centred,
         is_complex_image=complex_read and domain == "image",
+        is_domain_given=is_domain_given,
         dataset=key,
         layout=layout,
     )

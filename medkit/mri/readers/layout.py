@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-AXIS_NAMES = ("slice", "coil", "H", "W", "ri", "coil_ri", "1")
+AXIS_NAMES = ("slice", "coil", "H", "W", "average", "ri", "coil_ri", "1")
 MAX_GUESSED_COILS = 128
 
 # (order, content, number of axes) -> axes. Order "C": numpy and HDF5, slowest axis first; "F": MATLAB, as size(x).
@@ -30,9 +31,9 @@ class Layout:
     """The axes of a stored array, in its order, and their lengths.
 
     Args:
-        axes: a name for each axis: ``slice``, ``coil``, ``H``, ``W``, ``ri`` (real and imaginary part, length 2),
-            ``coil_ri`` (real and imaginary parts of the coils in turn: re 0, im 0, re 1, ...), ``1`` (an axis of length
-            1 to drop).
+        axes: a name for each axis: ``slice``, ``coil``, ``H``, ``W``, ``average`` (repetitions of the same lines, of
+            which the mean is taken), ``ri`` (real and imaginary part, length 2), ``coil_ri`` (real and imaginary parts
+            of the coils in turn: re 0, im 0, re 1, ...), ``1`` (an axis of length 1 to drop).
         shape: length of each axis.
     """
 
@@ -67,13 +68,15 @@ class Layout:
         index = {"slice": i_slice, "1": 0}
         return tuple(index.get(name, slice(None)) for name in self.axes)
 
-    def arrange(self, part: np.ndarray, dtype: type, copy: bool) -> np.ndarray:
+    def arrange(self, part: np.ndarray, dtype: type, copy: bool, is_kspace: bool = False) -> np.ndarray:
         """Bring what :meth:`select` took into shape.
 
         Args:
             part: one slice in the axes of the file, without ``slice`` and ``1``.
             dtype: ``numpy.complex64`` or ``numpy.float32``.
             copy: whether ``part`` is a view of a file or of a kept array, so that the result must not share its memory.
+            is_kspace: whether a sample that is zero in all coils was not measured, so that the mean over repetitions
+                leaves it out.
 
         Returns:
             A contiguous array, ``(coil, H, W)``, of ``dtype``.
@@ -93,6 +96,10 @@ class Layout:
                     names[-1] = "coil"
         if "coil" not in names:
             part, names = part[None], ["coil", *names]
+        if "average" in names:
+            part = part.transpose([names.index(name) for name in ("average", "coil", "H", "W")])
+            measured = (part != 0).any(1, keepdims=True) if is_kspace else np.ones((len(part), 1, 1, 1), bool)
+            part, names = part.sum(0) / np.maximum(measured.sum(0), 1), ["coil", "H", "W"]
         part = part.transpose([names.index(name) for name in ("coil", "H", "W")])
         return np.array(part, dtype=dtype, order="C") if copy else np.ascontiguousarray(part, dtype=dtype)
 
@@ -103,6 +110,11 @@ def _complex_from_fields(part: np.ndarray) -> np.ndarray:
         return part
     real, imaginary = part.dtype.names
     return part[real] + 1j * part[imaginary]
+
+
+def joined_axes(axes: str | Sequence[object] | None) -> str | None:
+    """Join names of axes by commas; a command line turns ``slice,coil,H,1`` into a tuple of words and a number."""
+    return axes if axes is None or isinstance(axes, str) else ",".join(map(str, axes))
 
 
 def is_complex(dtype: np.dtype) -> bool:
@@ -144,7 +156,7 @@ def find_layout(
         if axes is None:
             raise ValueError(
                 f"open_acquisition: {where} has shape {shape}, and only 2, 3 or (k-space) 4 axes can be guessed; "
-                "name them, e.g. axes='slice,coil,H,W'; of repetitions or echoes save one, or their mean, first"
+                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated; of echoes save one first"
             )
         axes += ",ri" * parts
     layout = Layout(tuple(name.strip() for name in axes.split(",")), tuple(int(n) for n in shape))

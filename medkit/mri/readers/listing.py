@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from medkit.data import BrainCohort
 from medkit.data import keys as names
-from medkit.mri.readers.opening import SUFFIXES, file_stem, file_suffix, open_acquisition
+from medkit.mri.readers.opening import SUFFIXES, data_file, file_stem, file_suffix, open_acquisition
 from medkit.mri.readers.slice_signal import central_slices, slices_with_signal
 
 logger = logging.getLogger(__name__)
@@ -44,9 +44,11 @@ def acquisition_list(
     central_fraction: float = 1.0,
     min_signal: float = 0.0,
     key: str | None = None,
-    axes: str | None = None,
+    axes: str | Sequence[str] | None = None,
     slice_axis: int = 2,
     domain: str | None = None,
+    centred: bool = True,
+    fully_sampled: bool = False,
 ) -> list[dict[str, Any]]:
     r"""List the exams, or their slices, of a split.
 
@@ -75,6 +77,9 @@ def acquisition_list(
         axes: names of the array's axes.
         slice_axis: for volumes, the axis that counts the slices.
         domain: ``"kspace"`` or ``"image"``.
+        centred: whether the zero frequency of stored k-space is at index ``n // 2``.
+        fully_sampled: whether exams that the scanner under-sampled are refused here, where they are read for
+            ``min_signal``; give it to :class:`LoadAcquisitiond` too.
 
     Returns:
         Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
@@ -82,8 +87,8 @@ def acquisition_list(
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
-        ValueError: if an argument is out of its range, the folder holds no supported file, the split is empty, or a
-            file cannot be opened.
+        ValueError: if an argument is out of its range, the folder holds no supported file, the split is empty, a
+            file cannot be opened, or an exam is under-sampled and must not be.
 
     Example:
         >>> acquisition_list("fastMRI/", "validation")[0]
@@ -104,13 +109,13 @@ def acquisition_list(
         exams = _of_path(Path(dataset_dir), split, [pattern] if isinstance(pattern, str) else list(pattern), subject)
     if per == "volume":
         return exams
-    options: dict[str, Any] = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain}
+    options = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain, "centred": centred}
     entries = []
     for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
         opened = open_acquisition(exam[names.PATH], **options)
         kept = central_slices(opened.n_slices, central_fraction)
         if min_signal > 0:
-            strong = slices_with_signal(opened, min_signal, options)
+            strong = slices_with_signal(opened, min_signal, options, fully_sampled)
             kept = [i for i in kept if i in strong]
         entries += [{**exam, names.I_SLICE: i} for i in kept]
     if not entries:
@@ -150,16 +155,22 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
     if path.is_file():
         if path.suffix.lower() == ".json":
             return _of_datalist(path, split)
+        path = data_file(path)
+        _log_split(path, split, "nothing, a file alone is in each", {})
         return [{names.PATH: str(path), names.CASE: file_stem(path)}]
     folders = [(folder, _split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
     marked = [(folder, of) for folder, of in folders if of is not None]
     if split == "all" or not marked:
         return _split_by_hash(path, _cases(path, _files(path, [path], patterns)), split, subject)
+    counts = Counter({of: 0 for _, of in marked})
+    for folder, of in marked:
+        counts[of] += len(_fitting(_all_files(path, [folder]), patterns))
+    _log_split(path, split, "the names of its sub-folders", counts)
     chosen = [folder for folder, of in marked if of == split]
     if not chosen:
         raise ValueError(
             f"acquisition_list: {path} must have a sub-folder for the split '{split}', it has "
-            f"{', '.join(folder.name for folder, _ in marked)}; add one whose name ends in it, such as "
+            f"{', '.join(folder.name for folder, _ in marked)}; add one with that word in its name, such as "
             f"multicoil_{split}, or pass split='all' or one of the sub-folders"
         )
     return _cases(path, _files(path, chosen, patterns))
@@ -171,13 +182,31 @@ def _split_of_folder(folder: Path) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
+def _log_split(path: Path, split: str, how: str, counts: Mapping[str, int], warning: str = "") -> None:
+    """Say how many exams each split has, and by what."""
+    if split == "all":
+        return
+    shares = ", ".join(f"{counts[one]} {one}" for one in SPLITS if one in counts)
+    level = logging.WARNING if warning else logging.INFO
+    logger.log(level, "%s: the exams of %s are split by %s%s", split, path, how, f": {shares}" * bool(shares) + warning)
+
+
+def _all_files(root: Path, folders: list[Path]) -> list[Path]:
     found = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    supported = [file for file in found if file_suffix(file)]
-    kept = sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(root).parts)]
+
+
+def _fitting(files: list[Path], patterns: list[str]) -> list[Path]:
+    supported = (file for file in files if file_suffix(file))
+    return sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
+
+
+def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
+    found = _all_files(root, folders)
+    kept = _fitting(found, patterns)
     if kept:
         return kept
+    supported = _fitting(found, ["*"])
     where = ", ".join(str(folder) for folder in folders)
     if supported:
         raise ValueError(
@@ -214,7 +243,11 @@ def _path_name(root: Path, file: Path) -> str:
 def _split_by_hash(root: Path, entries: list[dict[str, Any]], split: str, subject: str | None) -> list[dict[str, Any]]:
     if split == "all":
         return entries
-    chosen = [entry for entry in entries if split_of_name(_subject(entry, subject)) == split]
+    splits = [split_of_name(_subject(entry, subject)) for entry in entries]
+    own = _split_of_folder(root)
+    warning = f"; its own name says {own}: give the folder above it to split by sub-folders" if own else ""
+    _log_split(root, split, "a hash of their names", {one: splits.count(one) for one in SPLITS}, warning)
+    chosen = [entry for entry, of in zip(entries, splits, strict=True) if of == split]
     if not chosen:
         raise ValueError(
             f"acquisition_list: none of the {len(entries)} exams in {root} falls into the split '{split}' by the hash "
@@ -250,13 +283,16 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
     except (ValueError, OSError) as error:
         raise ValueError(f"acquisition_list: {path} must be a datalist {wanted}, it is no JSON ({error})") from error
     lists = content if isinstance(content, dict) else {}
+    _log_split(
+        path, split, "the datalist", {one: len(lists[one]) for one in SPLITS if isinstance(lists.get(one), list)}
+    )
     chosen = [lists.get(one) for one in (SPLITS if split == "all" else (split,)) if one in lists]
     entries = [entry for one in chosen if isinstance(one, list) for entry in one]
     if not entries or not all(isinstance(entry, dict) and isinstance(entry.get(names.PATH), str) for entry in entries):
         raise ValueError(
             f"acquisition_list: {path} must be a datalist {wanted}, it has {sorted(lists)}; write it again"
         )
-    files = [(path.parent / Path(entry[names.PATH]).expanduser()).resolve() for entry in entries]
+    files = [data_file((path.parent / Path(entry[names.PATH]).expanduser()).resolve()) for entry in entries]
     gone = next((file for file in files if not file.is_file()), None)
     if gone is not None:
         raise FileNotFoundError(

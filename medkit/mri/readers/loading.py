@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from medkit.data import keys as names
-from medkit.mri.readers.acquisition import KSPACE, Acquisition
+from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
 from medkit.mri.readers.caching import EXAMS
+from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.opening import open_acquisition
 
 
@@ -25,6 +26,7 @@ class LoadAcquisitiond(MapTransform):
     * ``kspace`` complex64 ``(coil, H, W[, S])``, or ``magnitude`` float32 ``(1, H, W[, S])``, as the file holds;
     * ``case``, the file's name without suffixes, unless it is there already;
     * ``affine`` float64 ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm, of the slice or of the exam;
+    * ``space_code`` int, NIfTI's code of the space that ``affine`` leads to; 0 where the orientation is unknown;
     * ``mask`` bool ``(1, 1 or H, W[, 1])``, only if the exam itself is under-sampled.
 
     Not invertible. Handles stay open in each worker for the next item, and are never carried to another process.
@@ -38,9 +40,11 @@ class LoadAcquisitiond(MapTransform):
         centred: whether the zero frequency of stored k-space is at index ``n // 2``.
         n_slices: of a whole exam, read only so many slices around the middle one; ``None``: all.
         allow_missing_keys: whether a dictionary without the key passes unchanged.
+        fully_sampled: whether an exam that the scanner under-sampled is refused: there is nothing to train on.
 
     Raises:
-        ValueError: if ``keys`` are several; on a call, if the file cannot be read, see :func:`open_acquisition`.
+        ValueError: if ``keys`` are several; on a call, if the file cannot be read, see :func:`open_acquisition`, or is
+            under-sampled and must not be.
         FileNotFoundError: on a call, if there is no such file.
 
     Example:
@@ -52,12 +56,13 @@ class LoadAcquisitiond(MapTransform):
         self,
         keys: KeysCollection = names.PATH,
         key: str | None = None,
-        axes: str | None = None,
+        axes: str | Sequence[str] | None = None,
         slice_axis: int = 2,
         domain: str | None = None,
         centred: bool = True,
         n_slices: int | None = None,
         allow_missing_keys: bool = False,
+        fully_sampled: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
@@ -67,7 +72,8 @@ class LoadAcquisitiond(MapTransform):
         if n_slices is not None and n_slices < 1:
             raise ValueError(f"LoadAcquisitiond: 'n_slices' must be at least 1 or None, got {n_slices}")
         self.n_slices = n_slices
-        self.options = (key, axes, slice_axis, domain, centred)
+        self.fully_sampled = fully_sampled
+        self.options = (key, joined_axes(axes), slice_axis, domain, centred)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with what was read; see the class."""
@@ -87,8 +93,11 @@ class LoadAcquisitiond(MapTransform):
                 image = exam.read_volume(first, n_slices)
                 affine, mask = exam.slice_affine(first), exam.file_mask
                 mask = None if mask is None else mask[..., None]
+            if self.fully_sampled:
+                check_fully_sampled(exam, mask)
             d[names.KSPACE if exam.kind == KSPACE else names.MAGNITUDE] = image
             d[names.AFFINE] = torch.from_numpy(affine.copy())
+            d[names.SPACE_CODE] = exam.space_code
             d.setdefault(names.CASE, exam.name)
             if mask is not None:
                 d[names.MASK] = mask.clone()

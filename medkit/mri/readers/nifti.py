@@ -91,6 +91,7 @@ def open_nifti(path: Path, name: str, slice_axis: int) -> Acquisition:
         dtype = image.get_data_dtype()
         slope, offset = float(image.dataobj.slope), float(image.dataobj.inter)
         affine = np.asarray(image.affine, dtype=np.float64)
+        code = _space_code(image)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
         raise ValueError(
             f"open_acquisition: {path} must be a volume that nibabel reads, but it cannot be opened ({error}); it may "
@@ -116,11 +117,22 @@ def open_nifti(path: Path, name: str, slice_axis: int) -> Acquisition:
         shape=(shape[order[0]], shape[order[1]]),
         affine=affine[:, [*order, 3]],
         has_geometry=True,
+        space_code=code,
         header={"descrip": _description(image)} if _description(image) else {},
         slice_axis=axis,
         slope=slope,
         offset=offset,
     )
+
+
+def _space_code(image: Any) -> int:
+    """Return NIfTI's code of the image's space; of other kinds 1 (scanner) where the file tells its orientation."""
+    header = image.header
+    if "sform_code" in header:
+        return int(header["sform_code"]) or int(header["qform_code"])
+    is_mgh = "goodRASFlag" in header
+    tells = bool(header["goodRASFlag"]) if is_mgh else not np.array_equal(image.affine, header.get_best_affine())
+    return int(tells)
 
 
 def _check_size(path: Path, image: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from medkit.mri.readers.acquisition import Acquisition
 from medkit.mri.readers.arrays import open_cfl, open_mat, open_npy, open_npz
 from medkit.mri.readers.hdf5 import open_hdf5
+from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.nifti import open_nifti
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -46,7 +47,7 @@ def open_acquisition(
                          ``reconstruction_rss`` or ``_esc`` (slice, H, W)                  process
     ``.cfl`` + ``.hdr``  BART: of axes 0, 1, 2 (readout, phase, phase) the first two       memory-mapped
                          longer than 1 are H, W and a third is slice (its Fourier
-                         transform already done); 3 coil; 13 slice
+                         transform already done); 3 coil; 13 slice; 14 average
     ``.npy``             complex (H, W), (coil, H, W) or (slice, coil, H, W); real         memory-mapped
                          (H, W) or (slice, H, W); real with a last axis of 2 is k-space
                          as real and imaginary part
@@ -65,11 +66,14 @@ def open_acquisition(
         key: name of the array in ``.h5``, ``.mat`` and ``.npz``; default ``kspace``, then other usual names, then the
             only array. Groups of HDF5 are written ``group/name``.
         axes: names of the array's axes with commas (or a sequence of them), from ``slice``, ``coil``, ``H``, ``W``,
-            ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts of the coils in turn), ``1`` (length
-            1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for volumes.
+            ``average`` (repetitions, of which the mean is taken; in k-space, at each sample, of those that measured
+            it, others being zero in all coils), ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts
+            of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for
+            volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
         domain: ``"kspace"`` or ``"image"``: what the array holds. ``None``: real arrays and those named ``images``
-            hold images, complex ones k-space. Of complex images the k-space is given.
+            hold images, complex ones k-space, and a complex one that looks like an image is refused when it is read.
+            Of complex images the k-space is given.
         centred: whether the zero frequency of stored k-space is at index ``n // 2``; otherwise at index 0
             (Calgary-Campinas; ``numpy.fft.fft2`` of an image).
 
@@ -86,15 +90,16 @@ def open_acquisition(
         torch.Size([16, 640, 368])
     """
     given = Path(path)
-    if axes is not None and not isinstance(axes, str):
-        axes = ",".join(axes)  # a command line turns slice,coil,H,W into a tuple
+    axes = joined_axes(axes)
+    if not isinstance(centred, bool):
+        raise ValueError(f"open_acquisition: 'centred' must be True or False, got {centred!r}")
     if domain not in (None, "kspace", "image"):
         raise ValueError(f"open_acquisition: 'domain' must be 'kspace', 'image' or None, got {domain!r}")
     if given.is_dir():
         raise ValueError(
             f"open_acquisition: 'path' must be a file, got the folder {given}; list it with acquisition_list"
         )
-    file = _paired(given)
+    file = data_file(given)
     if not file.is_file():
         raise FileNotFoundError(f"open_acquisition: 'path' must be a file, but there is none at {given}")
     suffix, name = file_suffix(file), file_stem(file)
@@ -122,8 +127,8 @@ def open_acquisition(
     )
 
 
-def _paired(path: Path) -> Path:
-    """Return the file with the data of a .hdr: BART's .cfl, or Analyze's .img."""
+def data_file(path: Path) -> Path:
+    """Return the file with the data of a .hdr (BART's .cfl or Analyze's .img), and any other path as it is."""
     if path.suffix.lower() == ".hdr":
         for suffix in (".cfl", ".img"):
             if path.with_suffix(suffix).is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from medkit.mri.readers.acquisition import Acquisition
+from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
 from medkit.mri.readers.caching import file_stamp
 from medkit.workflow import atomic_path
 
@@ -25,24 +25,31 @@ def central_slices(n_slices: int, fraction: float) -> list[int]:
     return list(range(first, first + n_kept))
 
 
-def slices_with_signal(exam: Acquisition, min_signal: float, options: dict[str, Any]) -> set[int]:
+def slices_with_signal(
+    exam: Acquisition, min_signal: float, options: dict[str, Any], fully_sampled: bool = False
+) -> set[int]:
     """Return the slices whose root mean square is at least ``min_signal`` times that of the strongest one.
 
     Args:
         exam: the exam; it is read through, unless that was done before.
         min_signal: share of the strongest slice's, 0 to 1.
         options: how the exam was opened; part of the name under which the result is kept.
+        fully_sampled: whether to refuse an exam with a slice that the scanner under-sampled.
 
     Returns:
         Indices of slices.
+
+    Raises:
+        ValueError: if the exam is refused.
     """
-    signal = _kept_signal(exam, options)
+    signal = _kept_signal(exam, options, fully_sampled)
     strongest = max(signal)
     return {i for i, one in enumerate(signal) if strongest > 0 and one >= min_signal * strongest}
 
 
-def _kept_signal(exam: Acquisition, options: dict[str, Any]) -> list[float]:
-    identity = json.dumps([str(exam.path), *file_stamp(exam.path), sorted(options.items())])
+def _kept_signal(exam: Acquisition, options: dict[str, Any], fully_sampled: bool) -> list[float]:
+    # What was kept for fully_sampled=True was found to be so: an exam that is refused leaves nothing.
+    identity = json.dumps([str(exam.path), *file_stamp(exam.path), sorted(options.items()), fully_sampled])
     folder = Path(os.environ.get("MEDKIT_CACHE") or Path.home() / ".cache" / "medkit") / "slice_signal"
     kept = folder / f"{hashlib.sha256(identity.encode('utf-8')).hexdigest()[:24]}.json"
     try:
@@ -51,7 +58,12 @@ def _kept_signal(exam: Acquisition, options: dict[str, Any]) -> list[float]:
             return signal
     except (OSError, ValueError):
         pass
-    signal = [float(torch.linalg.vector_norm(exam.read_slice(i))) for i in range(exam.n_slices)]
+    signal = []
+    for i in range(exam.n_slices):
+        image = exam.read_slice(i)
+        if fully_sampled and exam.kind == KSPACE:
+            check_fully_sampled(exam, exam.mask_of(image))
+        signal.append(float(torch.linalg.vector_norm(image)))
     try:
         with atomic_path(kept) as temporary:
             temporary.write_text(json.dumps(signal), encoding="utf-8")
