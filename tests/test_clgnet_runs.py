@@ -19,7 +19,18 @@ import torch
 from monai.bundle import onnx_export
 
 from medkit.workflow import user_message
-from tests.bundle_runs import CLGNET, command, configs, environment, infer, run, trained_network, trained_weights, typed
+from tests.bundle_runs import (
+    CLGNET,
+    SMALL,
+    command,
+    configs,
+    environment,
+    infer,
+    run,
+    trained_network,
+    trained_weights,
+    typed,
+)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -253,7 +264,7 @@ def test_options_of_the_reader_reach_every_reader(name, n_readers):
 def test_axes_are_typed_plainly(axes, trained, tmp_path):
     kspace = noise(2, 1, 40, 36, 3)
     np.savez(tmp_path / "a.npz", other=kspace, mine=np.stack([kspace.real, kspace.imag], -1).reshape(2, 1, 40, 36, 6))
-    weights = str(trained / "small" / "model.pt")
+    weights = str(trained_weights(trained))
     options = {"dataset_dir": tmp_path / "a.npz", "output_dir": tmp_path / "out", "ckpt_path": weights, **SMALL}
     options |= {"key": "mine", "axes": axes, "domain": "kspace", "centred": False}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
