@@ -15,6 +15,8 @@ space_code     int                                    NIfTI's code of the space 
                                                       unknown (only the spacing counts), 1 scanner, 2 aligned,
                                                       3 Talairach, 4 MNI, 5 another template
 magnitude      (1, H, W[, S])              float32    image without phase, arbitrary unit
+recon_size     (2,)                        int64      height and width of the central part of the image that the scanner
+                                                      keeps, without over-sampling; only where the file tells
 kspace         (coil, H, W[, S])           complex64  centred k-space as acquired or simulated, arbitrary unit
 measured       (coil, H, W[, S])           complex64  ``kspace`` times ``mask``
 mask           (1, 1 or H, W[, 1])         bool       true where k-space was sampled, centred
@@ -37,6 +39,7 @@ I_SLICE = "i_slice"
 AFFINE = "affine"
 SPACE_CODE = "space_code"
 MAGNITUDE = "magnitude"
+RECON_SIZE = "recon_size"
 KSPACE = "kspace"
 MEASURED = "measured"
 MASK = "mask"

@@ -14,10 +14,11 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medkit.data.keys import AFFINE, CASE, IMAGE, LABEL, PRED, REFERENCE, SPACE_CODE, ZERO_FILLED
+from medkit.data.keys import AFFINE, CASE, IMAGE, LABEL, PRED, RECON_SIZE, REFERENCE, SPACE_CODE, ZERO_FILLED
 from medkit.mri.channels import channels_to_magnitude
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.metrics import nmse, psnr, ssim
+from medkit.ops import center_crop
 from medkit.workflow import atomic_path, write_metrics
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class SaveReconstructions:
         method: name of the method, in lower case.
         use_nifti: write volumes.
         use_png: write pictures, of the slice with the most signal.
+        crop_to_recon: cut volumes, pictures and what is compared to the central ``recon_size``, where a case has it.
 
     Raises:
         ValueError: if ``method`` is empty, ``"zero_filled"`` or ``"case"``; in the run, if ``pred`` is no magnitude.
@@ -47,7 +49,12 @@ class SaveReconstructions:
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], method: str, use_nifti: bool = True, use_png: bool = True
+        self,
+        output_dir: str | os.PathLike[str],
+        method: str,
+        use_nifti: bool = True,
+        use_png: bool = True,
+        crop_to_recon: bool = False,
     ) -> None:
         if method in ("", ZERO_FILLED, CASE):
             raise ValueError(
@@ -57,6 +64,7 @@ class SaveReconstructions:
         self.method = method
         self.use_nifti = use_nifti
         self.use_png = use_png
+        self.crop_to_recon = crop_to_recon
         self._cases: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -83,16 +91,22 @@ class SaveReconstructions:
             )
         images = {ZERO_FILLED: sample[ZERO_FILLED].abs()[0], self.method: pred[0]}
         reference = sample[REFERENCE].abs()[0] if REFERENCE in sample else None
+        affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64).copy()
+        code = int(sample.get(SPACE_CODE, 1)) if AFFINE in sample else 0
+        if self.crop_to_recon and RECON_SIZE in sample:
+            whole, size = pred.shape[1:], [int(n) for n in sample[RECON_SIZE]]
+            images = {name: center_crop(image, [*size, *whole[2:]]) for name, image in images.items()}
+            reference = None if reference is None else center_crop(reference, [*size, *whole[2:]])
+            if code:  # otherwise the first voxel lies at 0, as nothing is known of its place
+                affine[:3, 3] += affine[:3, :2] @ [n // 2 - m // 2 for n, m in zip(whole, size, strict=False)]
         metrics: dict[str, dict[str, float]] = {}
         if reference is not None:
             for name, image in images.items():
                 volume, truth = _slices_first(image), _slices_first(reference)
                 metrics[name] = {"psnr": psnr(volume, truth), "ssim": ssim(volume, truth), "nmse": nmse(volume, truth)}
             self._cases.append({CASE: case, **metrics})
-        affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64)
         if self.use_nifti:
             path = self.output_dir / f"{case}_{self.method}.nii.gz"
-            code = int(sample.get(SPACE_CODE, 1)) if AFFINE in sample else 0
             write_nifti(path, images[self.method], affine, code)
             logger.info(f"{case}: wrote {path}")
         if self.use_png:

@@ -194,6 +194,24 @@ def test_the_picture_shows_the_brightest_slice(tmp_path, drawn, has_reference):
         assert call["notes"]["half"] == f"PSNR {psnr(half, truth):.2f} dB, SSIM {ssim(half, truth):.4f}"
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_results_are_cut_to_what_the_scanner_keeps(tmp_path, drawn, code):
+    sample = {**make_sample("a", 0), "space_code": code, "recon_size": torch.tensor((7, 8))}
+    save(tmp_path / "whole", [sample])
+    save(tmp_path, [sample, make_sample("b", 1)], crop_to_recon=True)
+    whole, part = (nibabel.load(folder / "a_half.nii.gz") for folder in (tmp_path / "whole", tmp_path))
+    assert nibabel.load(tmp_path / "b_half.nii.gz").shape == whole.shape == (10, 12, 3)
+    np.testing.assert_array_equal(part.get_fdata(), whole.get_fdata()[2:9, 2:10])
+    if code:
+        np.testing.assert_allclose(part.affine @ [0, 0, 1, 1], whole.affine @ [2, 2, 1, 1], atol=1e-4)
+    np.testing.assert_allclose(drawn[1]["affine"][:3, 3], (part.affine if code else OBLIQUE)[:3, 3], rtol=1e-5)
+    assert [tuple(image.shape) for image in drawn[1]["images"].values()] == [(7, 8)] * 2
+    reference = sample["reference"].abs()[:, 2:9, 2:10]
+    pred = 0.5 * sample["zero_filled"].abs()[:, 2:9, 2:10]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["cases"][0]["half"]
+    assert metrics["psnr"] == pytest.approx(psnr(slices_first(pred), slices_first(reference)), rel=1e-4)
+
+
 def test_a_slice_without_geometry(tmp_path):
     sample = make_sample("a", 0, n_slices=None, affine=None)
     save(tmp_path, [sample])

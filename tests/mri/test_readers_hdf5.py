@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medkit.mri import open_acquisition
+from medkit.mri import LoadAcquisitiond, open_acquisition
 from medkit.ops import centered_fft
 
 HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
@@ -58,6 +58,28 @@ def test_repetitions_become_their_mean(tmp_path):
     np.testing.assert_allclose(exam.read_slice(4).numpy(), kspace[4].mean(0), rtol=1e-6)
     with pytest.raises(ValueError, match=r"axes='slice,average,coil,H,W' where the scan was repeated"):
         open_acquisition(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, (6, 10)),
+        ({"<x>240</x>": "<x>200</x>"}, None),  # the scanner interpolates
+        ({"<x>6</x>": "<x>13</x>", "<x>240</x>": "<x>520</x>"}, None),
+        ({"<x>6</x>": "<x>12</x>", "<x>240</x>": "<x>480</x>"}, None),  # nothing is cut off
+        ({"<reconSpace>": "<limits>", "</reconSpace>": "</limits>"}, None),
+    ],
+)
+def test_the_size_without_oversampling_is_the_headers(tmp_path, changes, size):
+    header = HEADER
+    for old, new in changes.items():
+        header = header.replace(old, new)
+    path = write(tmp_path / "a.h5", kspace=kspace_of(3, 2, 12, 10), ismrmrd_header=header)
+    for sample in ({"path": path}, {"path": path, "i_slice": 1}):
+        d = LoadAcquisitiond()(sample)
+        assert tuple(d.get("recon_size", [])) == (size or ())
+    image = write(tmp_path / "b.h5", reconstruction_rss=np.ones((3, 6, 10)), ismrmrd_header=HEADER)
+    assert "recon_size" not in LoadAcquisitiond()({"path": image})
 
 
 def test_single_coil_gets_a_coil_axis(tmp_path):

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 MAX_BYTES = 1 << 22
+SAME_SPACING = 0.02
 SPACES = {"encoded": "encodedSpace", "recon": "reconSpace"}
 TEXTS = {
     "field_strength_t": ("acquisitionSystemInformation/systemFieldStrength_T", float),
@@ -80,6 +81,27 @@ def spacing_affine(facts: dict[str, Any], matrix: tuple[int, int], space: str) -
         return None
     n_partitions = max(1, facts.get(f"{space}_matrix", (1, 1, 1))[2])
     return np.diag([fov[0] / matrix[0], fov[1] / matrix[1], fov[2] / n_partitions, 1.0])
+
+
+def recon_size(facts: dict[str, Any], matrix: tuple[int, int]) -> tuple[int, int] | None:
+    """Tell which central part of the image of all samples the scanner keeps: over-sampling is cut off.
+
+    Args:
+        facts: of :func:`parse_ismrmrd_header`.
+        matrix: height and width of the stored k-space.
+
+    Returns:
+        Height and width in samples; ``None`` where they are not known, nothing is cut, or the scanner's pixels are of
+        another size.
+    """
+    names = ("recon_matrix", "recon_fov_mm", "encoded_fov_mm")
+    if any(name not in facts for name in names):
+        return None
+    kept = facts["recon_matrix"][:2]
+    for size, fov, n, encoded_fov in zip(kept, facts["recon_fov_mm"], matrix, facts["encoded_fov_mm"], strict=False):
+        if size > n or abs(fov / size - encoded_fov / n) > SAME_SPACING * fov / size:
+            return None
+    return None if kept == matrix else kept
 
 
 def _find(root: ElementTree.Element, path: str) -> ElementTree.Element | None:

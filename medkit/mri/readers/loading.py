@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from medkit.data import keys as names
 from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
 from medkit.mri.readers.caching import EXAMS
+from medkit.mri.readers.ismrmrd_header import recon_size
 from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.opening import open_acquisition
 
@@ -27,6 +28,7 @@ class LoadAcquisitiond(MapTransform):
     * ``case``, the file's name without suffixes, unless it is there already;
     * ``affine`` float64 ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm, of the slice or of the exam;
     * ``space_code`` int, NIfTI's code of the space that ``affine`` leads to; 0 where the orientation is unknown;
+    * ``recon_size`` int64 ``(2,)``, only if the file tells that the scanner cuts over-sampling off;
     * ``mask`` bool ``(1, 1 or H, W[, 1])``, only if the exam itself is under-sampled.
 
     Not invertible. Handles stay open in each worker for the next item, and are never carried to another process.
@@ -99,6 +101,9 @@ class LoadAcquisitiond(MapTransform):
             d[names.AFFINE] = torch.from_numpy(affine.copy())
             d[names.SPACE_CODE] = exam.space_code
             d.setdefault(names.CASE, exam.name)
+            size = recon_size(exam.header, exam.shape) if exam.holds_kspace else None
+            if size is not None:
+                d[names.RECON_SIZE] = torch.tensor(size)
             if mask is not None:
                 d[names.MASK] = mask.clone()
         return d
