@@ -193,6 +193,7 @@ def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray,
         >>> write_nifti("a.nii.gz", torch.zeros(4, 4, 2), np.eye(4))
     """
     import nibabel
+    from nibabel.affines import voxel_sizes
 
     if image.is_complex() or image.ndim not in (2, 3):
         raise ValueError(
@@ -206,7 +207,7 @@ def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray,
         file.set_qform(affine, code=space_code)
         file.set_sform(affine, code=space_code)
     else:
-        file.header.set_zooms(nibabel.affines.voxel_sizes(affine))
+        file.header.set_zooms(voxel_sizes(affine))
     file.header.set_xyzt_units("mm")
     with atomic_path(Path(path)) as temporary:
         nibabel.save(file, temporary)

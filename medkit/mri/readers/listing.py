@@ -109,7 +109,7 @@ def acquisition_list(
         exams = _of_path(Path(dataset_dir), split, [pattern] if isinstance(pattern, str) else list(pattern), subject)
     if per == "volume":
         return exams
-    options = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain, "centred": centred}
+    options: dict[str, Any] = dict(key=key, axes=axes, slice_axis=slice_axis, domain=domain, centred=centred)
     entries = []
     for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
         opened = open_acquisition(exam[names.PATH], **options)
