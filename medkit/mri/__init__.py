@@ -20,6 +20,7 @@ from medkit.mri.data_consistency import (
     soft_data_consistency,
 )
 from medkit.mri.engine import PreviewReconstructions, SaveReconstructions, write_nifti
+from medkit.mri.espirit import espirit_maps
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.losses import ContrastiveReconstructionLoss
@@ -104,6 +105,7 @@ __all__ = [
     "complex_to_channels",
     "conjugate_gradient_data_consistency",
     "draw_reconstructions",
+    "espirit_maps",
     "estimate_sens_maps",
     "find_mask",
     "hard_data_consistency",
