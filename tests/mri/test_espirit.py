@@ -40,7 +40,7 @@ def test_maps_have_length_one_where_there_is_signal_and_are_zero_in_air():
 
 
 def test_the_phase_of_the_object_stays_in_the_image():
-    kspace, maps, image = make_scan()
+    kspace, _, image = make_scan()
     coils = centered_ifft(kspace)
     other = centered_fft(coils * torch.polar(torch.tensor(1.0), 2 * torch.linspace(-1, 1, 40)))
     first, second = (espirit_maps(noisy(k), n_calibration=32)[0][:, 0] for k in (kspace, other))
