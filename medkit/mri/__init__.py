@@ -40,14 +40,18 @@ from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFe
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.losses import ContrastiveReconstructionLoss
 from medkit.mri.masks import (
+    CaipiMask,
     EquispacedMask,
     FileMask,
     GaussianMask,
     GaussianMask2D,
+    MagicMask,
+    PartialFourierMask,
     PoissonDiscMask,
     RadialMask,
     RandomMask,
     SamplingMask,
+    SpiralMask,
     actual_acceleration,
 )
 from medkit.mri.mc_cdic import KspaceCropOperator, MCCDic, MultiContrastLoss, MultiScaleDictionary
@@ -79,6 +83,7 @@ __all__ = [
     "Acquisition",
     "CGSense",
     "CLGNet",
+    "CaipiMask",
     "CartesianOperator",
     "ChannelsToComplexd",
     "ClassicalReconstruction",
@@ -99,10 +104,12 @@ __all__ = [
     "L1Wavelet",
     "LoadAcquisitiond",
     "MCCDic",
+    "MagicMask",
     "MultiContrastLoss",
     "MultiScaleDictionary",
     "PackReconstructiond",
     "PackedReconstructor",
+    "PartialFourierMask",
     "PerceptualFeatures",
     "PoissonDiscMask",
     "PreviewReconstructions",
@@ -120,6 +127,7 @@ __all__ = [
     "SoftDataConsistency",
     "SpatialFourierLayer",
     "SpatialFourierResidualBlock",
+    "SpiralMask",
     "SplitMeasuredd",
     "ToKspaced",
     "TotalVariation",
