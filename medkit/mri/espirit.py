@@ -73,7 +73,9 @@ def _strongest(block: Tensor) -> Tensor:
     return torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1]
 
 
-def _check(kspace: Tensor, kernel_size: int, threshold: float, crop: float, n_iterations: int | None, n_maps: int):
+def _check(
+    kspace: Tensor, kernel_size: int, threshold: float, crop: float, n_iterations: int | None, n_maps: int
+) -> None:
     name = "espirit_maps"
     if kernel_size < 2:
         raise ValueError(f"{name}: 'kernel_size' must be at least 2, got {kernel_size}")

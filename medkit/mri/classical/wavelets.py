@@ -69,7 +69,11 @@ def _levels(x: Tensor, order: int, n_levels: int) -> list[tuple[Tensor, Tensor, 
             f"{tuple(x.shape)}; pad it or take fewer levels"
         )
     sizes = [(height >> i, width >> i) for i in range(n_levels)]
-    return [(*(_analysis(n, order, x.dtype, x.device) for n in size), *size) for size in sizes]
+
+    def analysis(n: int) -> Tensor:
+        return _analysis(n, order, x.dtype, x.device)
+
+    return [(analysis(rows), analysis(columns), rows, columns) for rows, columns in sizes]
 
 
 def wavelet_forward(x: Tensor, order: int = 4, n_levels: int = 3) -> Tensor:
