@@ -164,6 +164,23 @@ def test_inference_reads_raw_kspace_and_kspace_that_was_undersampled(trained, tm
     assert [case["case"] for case in cases] == ["full"], "an exam without a reference has no metrics"
 
 
+@pytest.mark.parametrize("method", ["cg_sense", "l1_wavelet", "total_variation"])
+def test_inference_runs_methods_without_weights_in_the_place_of_the_network(method, tmp_path):
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    image = np.zeros((32, 24, 2), dtype=np.float32)
+    image[8:24, 6:18] = 1
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "head.nii.gz")
+    options = {"dataset_dir": str(tmp_path / "head.nii.gz"), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    few = {"network_def#network#n_iterations": 100, "center_fraction": 0.25, "acceleration": 2}
+    run(CLGNET, ["inference", method], **options, **few)
+    result = nibabel.load(tmp_path / "out" / f"head_{method}.nii.gz")
+    assert result.shape == image.shape
+    np.testing.assert_allclose(result.affine, affine)
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
+    assert set(summary) == {"zero_filled", method}
+    assert summary[method]["psnr"] > summary["zero_filled"]["psnr"] + 1
+
+
 def test_exported_torchscript_agrees_with_the_network(trained, tmp_path):
     file = tmp_path / "model.ts"
     ckpt_export(

@@ -20,6 +20,9 @@ recon_size     (2,)                        int64      height and width of the ce
 kspace         (coil, H, W[, S])           complex64  centred k-space as acquired or simulated, arbitrary unit
 measured       (coil, H, W[, S])           complex64  ``kspace`` times ``mask``
 mask           (1, 1 or H, W[, 1])         bool       true where k-space was sampled, centred
+held_mask      (1, H, W[, 1])              bool       samples held back from ``mask``, for a self-supervised loss
+held_measured  (coil, H, W[, S])           complex64  what was measured at ``held_mask``, which ``measured`` lacks
+noise          (coil, samples)             complex64  scan without signal, unit of ``kspace``
 sens_maps      (coil, H, W[, S])           complex64  coil sensitivities, sum of squared magnitudes 1 inside the body
 zero_filled    (1, H, W[, S])              complex64  adjoint of the forward operator applied to ``measured``
 reference      (1, H, W[, S])              complex64  coil-combined image of the fully sampled ``kspace``
@@ -43,6 +46,9 @@ RECON_SIZE = "recon_size"
 KSPACE = "kspace"
 MEASURED = "measured"
 MASK = "mask"
+HELD_MASK = "held_mask"
+HELD_MEASURED = "held_measured"
+NOISE = "noise"
 SENS_MAPS = "sens_maps"
 ZERO_FILLED = "zero_filled"
 REFERENCE = "reference"

@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from medkit.mri.calibration import MIN_CALIBRATION, centre_start, check_calibration, sampled_centres, suffices
 from medkit.ops import centered_ifft
-
-# Fewer lines than this tell nothing of how a sensitivity varies.
-MIN_CALIBRATION = 4
 
 
 def root_sum_of_squares(x: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
@@ -58,41 +56,15 @@ def sense_combine(coil_images: Tensor, sens_maps: Tensor) -> Tensor:
     return (coil_images * sens_maps.conj()).sum(1, keepdim=True)
 
 
-def _start(n: int, size: int) -> int:
-    """First index of the ``size`` samples nearest to frequency 0 of ``n``, as in MONAI's masks."""
-    return (n - size + 1) // 2
-
-
-def _centre_run(sampled: Tensor) -> int:
-    """Largest size of a centred block of ``sampled`` (n,) without a gap."""
-    n = sampled.shape[0]
-    offset = torch.arange(n, device=sampled.device) - n // 2
-    # The smallest centred block that holds each index: even n grow to the left first, odd n to the right.
-    left, right = (2 * offset.abs(), 2 * offset + 1) if n % 2 == 0 else (2 * offset.abs() + 1, 2 * offset)
-    block = torch.where(offset < 0, left, right).clamp(min=1)
-    return int(torch.where(sampled, n + 1, block).min()) - 1
-
-
-def _calibration_size(mask: Tensor) -> tuple[int, int]:
-    """Rows and columns of the largest fully sampled centre of one mask (H, W): whole lines, or a block like the FOV."""
-    height, width = mask.shape
-    candidates = [(height, _centre_run(mask.all(0))), (_centre_run(mask.all(1)), width)]
-    # Blocks of the aspect of k-space, hence of one resolution along both axes, contain each other: bisect.
-    low, high = 0, width
-    while low < high:
-        middle = (low + high + 1) // 2
-        rows = max(1, round(middle * height / width))
-        top, left = _start(height, rows), _start(width, middle)
-        if bool(mask[top : top + rows, left : left + middle].all()):
-            low = middle
-        else:
-            high = middle - 1
-    candidates.append((max(1, round(low * height / width)) if low else 0, low))
-    return max(candidates, key=lambda size: (_suffices(size, mask.shape), size[0] * size[1]))
-
-
-def _suffices(size: tuple[int, int], full: torch.Size) -> bool:
-    return all(n == whole or n >= MIN_CALIBRATION for n, whole in zip(size, full, strict=True))
+def _taper(n: int, size: int, device: torch.device) -> Tensor:
+    """Window (n,): 1 over the inner half of ``size`` centred samples, a cosine down at their ends, 0 outside."""
+    if size == n:
+        return torch.ones(n, device=device)
+    offset = (torch.arange(n, device=device) - n // 2).abs() * 2 / (size + 1)
+    window = 0.5 + 0.5 * torch.cos(math.pi * (2 * offset.clamp(0.5, 1) - 1))
+    inside = torch.zeros_like(window)
+    inside[centre_start(n, size) : centre_start(n, size) + size] = 1
+    return window * inside
 
 
 def _limited(size: tuple[int, int], full: torch.Size, n_calibration: int) -> tuple[int, int]:
@@ -106,28 +78,14 @@ def _limited(size: tuple[int, int], full: torch.Size, n_calibration: int) -> tup
     return max(1, round(rows * part)), max(1, round(columns * part))
 
 
-def _taper(n: int, size: int, device: torch.device) -> Tensor:
-    """Window (n,): 1 over the inner half of ``size`` centred samples, a cosine down at their ends, 0 outside."""
-    if size == n:
-        return torch.ones(n, device=device)
-    offset = (torch.arange(n, device=device) - n // 2).abs() * 2 / (size + 1)
-    window = 0.5 + 0.5 * torch.cos(math.pi * (2 * offset.clamp(0.5, 1) - 1))
-    inside = torch.zeros_like(window)
-    inside[_start(n, size) : _start(n, size) + size] = 1
-    return window * inside
-
-
 def _calibration_window(mask: Tensor | None, kspace: Tensor, n_calibration: int | None) -> Tensor:
     """Weights (B or 1, 1, H, W) that cut the calibration region out of ``kspace``."""
     full = kspace.shape[-2:]
-    sizes = [(full[0], full[1])]
-    if mask is not None:
-        sizes = [_calibration_size(m[0].expand(full).cpu()) for m in mask.to(torch.bool)]
     windows = []
-    for i, size in enumerate(sizes):
+    for i, size in enumerate(sampled_centres(kspace, mask)):
         if n_calibration is not None:
             size = _limited(size, full, n_calibration)
-        if not _suffices(size, full):
+        if not suffices(size, full):
             raise ValueError(
                 f"estimate_sens_maps: 'mask' must sample a centre of at least {MIN_CALIBRATION} lines fully, sample "
                 f"{i} has {min(size)}; raise the mask's center_fractions or bring sensitivity maps"
@@ -135,27 +93,6 @@ def _calibration_window(mask: Tensor | None, kspace: Tensor, n_calibration: int 
         rows, columns = (_taper(n, part, kspace.device) for n, part in zip(full, size, strict=True))
         windows.append(rows[:, None] * columns[None, :])
     return torch.stack(windows)[:, None]
-
-
-def _check(kspace: Tensor, mask: Tensor | None, n_calibration: int | None) -> None:
-    name = "estimate_sens_maps"
-    if not kspace.is_complex() or kspace.ndim != 4:
-        raise ValueError(f"{name}: 'kspace' must be complex (B, coil, H, W), got {kspace.dtype} {tuple(kspace.shape)}")
-    if mask is None and n_calibration is None:
-        raise ValueError(f"{name}: one of 'mask' and 'n_calibration' must be given, got neither")
-    if n_calibration is not None and n_calibration < MIN_CALIBRATION:
-        raise ValueError(f"{name}: 'n_calibration' must be at least {MIN_CALIBRATION}, got {n_calibration}")
-    batch, _, height, width = kspace.shape
-    if mask is not None and not (
-        mask.ndim == 4
-        and mask.shape[0] in (1, batch)
-        and mask.shape[1] == 1
-        and mask.shape[2] in (1, height)
-        and mask.shape[3] in (1, width)
-    ):
-        raise ValueError(f"{name}: 'mask' must broadcast to {(batch, 1, height, width)}, got {tuple(mask.shape)}")
-    if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
-        raise ValueError(f"{name}: 'kspace' must be finite, got NaN or infinity; check the file or mask bad samples")
 
 
 def estimate_sens_maps(
@@ -188,7 +125,7 @@ def estimate_sens_maps(
         >>> estimate_sens_maps(torch.ones(1, 2, 16, 16, dtype=torch.complex64), n_calibration=8).abs()[0, 0, 8, 8]
         tensor(0.7071)
     """
-    _check(kspace, mask, n_calibration)
+    check_calibration("estimate_sens_maps", kspace, mask, n_calibration)
     if kspace.shape[1] == 1:
         return torch.ones_like(kspace)
     smooth = centered_ifft(kspace * _calibration_window(mask, kspace, n_calibration))

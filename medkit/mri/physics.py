@@ -132,8 +132,14 @@ def sense_normal(
     if mask is None:
         return _reduce(_expand(image, sens_maps), sens_maps)
     weight = mask if mask.dtype == torch.bool else mask * mask
-    kspace = centered_fft(_expand(image, sens_maps), spatial_dims) * weight
-    return _reduce(centered_ifft(kspace, spatial_dims), sens_maps)
+    # Along an axis that the mask does not vary on, there and back is nothing. Shifts of the image are phases in
+    # k-space, which cancel; those of k-space move the mask.
+    dims = [dim for dim in range(-spatial_dims, 0) if mask.shape[dim] > 1]
+    coil_images = _expand(image, sens_maps)
+    if not dims:
+        return _reduce(coil_images * weight, sens_maps)
+    kspace = torch.fft.fftn(coil_images, dim=dims, norm="ortho") * torch.fft.ifftshift(weight, dim=dims)
+    return _reduce(torch.fft.ifftn(kspace, dim=dims, norm="ortho"), sens_maps)
 
 
 class CartesianOperator:

@@ -1,28 +1,12 @@
 """Coils: combining, and sensitivities from the centre of k-space, on closed forms and on raw data of two scanners."""
 
-import h5py
-import numpy as np
 import pytest
 import torch
 
 from medkit.mri import RandomMask, estimate_sens_maps, root_sum_of_squares, sense_combine
-from medkit.mri.coils import _calibration_size, _start
+from medkit.mri.calibration import centre_start, sampled_centre
 from medkit.ops import centered_fft, centered_ifft
-
-
-def make_scan(size=(48, 40), n_coils=4):
-    """Smooth coils around a disc with smooth phase; returns k-space, true maps, object."""
-    row, column = (torch.linspace(-1, 1, n) for n in size)
-    row, column = row[:, None], column[None, :]
-    angle = torch.arange(n_coils) * (2 * torch.pi / n_coils)
-    distance = (row - 1.5 * torch.sin(angle)[:, None, None]) ** 2 + (
-        column - 1.5 * torch.cos(angle)[:, None, None]
-    ) ** 2
-    maps = torch.polar(1 / (1 + distance), 0.5 * distance)
-    maps = maps / torch.linalg.vector_norm(maps, dim=0)
-    disc = torch.sigmoid((0.7 - torch.hypot(row, column)) * 20)
-    image = torch.polar(disc, 1.0 + 0.8 * row * torch.ones_like(column))
-    return centered_fft(image * maps)[None], maps[None], image[None, None]
+from tests.mri.small_scans import make_scan, read_eight_coils, read_sixteen_coils
 
 
 def test_root_sum_of_squares_combines_magnitudes():
@@ -109,21 +93,24 @@ def test_only_the_fully_sampled_centre_is_read():
 def test_centre_of_lines_is_found_whatever_its_size(n):
     for size in range(n + 1):
         mask = torch.zeros(3, n, dtype=torch.bool)
-        mask[:, _start(n, size) : _start(n, size) + size] = True
+        mask[:, centre_start(n, size) : centre_start(n, size) + size] = True
         expected = (3, size)
-        assert _calibration_size(mask) == expected or size == 0
+        assert sampled_centre(mask) == expected or size == 0
         # A further line outside the block, with a gap, changes nothing.
         if 0 < size < n - 2:
-            mask[:, 0 if _start(n, size) > 1 else n - 1] = True
-            assert _calibration_size(mask) == expected
+            mask[:, 0 if centre_start(n, size) > 1 else n - 1] = True
+            assert sampled_centre(mask) == expected
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 6), (5, 4), (12, 10)])
 def test_centre_block_of_points_is_found(rows, columns):
     mask = torch.zeros(24, 20, dtype=torch.bool)
-    mask[_start(24, rows) : _start(24, rows) + rows, _start(20, columns) : _start(20, columns) + columns] = True
-    found = _calibration_size(mask)
-    top, left = _start(24, found[0]), _start(20, found[1])
+    mask[
+        centre_start(24, rows) : centre_start(24, rows) + rows,
+        centre_start(20, columns) : centre_start(20, columns) + columns,
+    ] = True
+    found = sampled_centre(mask)
+    top, left = centre_start(24, found[0]), centre_start(20, found[1])
     assert bool(mask[top : top + found[0], left : left + found[1]].all())
     assert found[1] >= min(columns, round(rows * 20 / 24)) - 1
 
@@ -152,17 +139,6 @@ def test_lines_along_the_other_axis_work_too():
 def test_wrong_arguments_are_refused_in_one_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call(torch.ones(1, 2, 8, 8, dtype=torch.complex64), torch.ones(1, 1, 1, 8, dtype=torch.bool))
-
-
-def read_eight_coils(folder):
-    array = np.fromfile(folder / "mri_recon/sidward__espirit-python/full.cfl", dtype=np.complex64)
-    return torch.from_numpy(array.reshape(230, 180, 8, order="F").transpose(2, 0, 1).copy())[None]
-
-
-def read_sixteen_coils(folder):
-    with h5py.File(folder / "mri_recon/mchiew__SENSE-tutorial/raw_data.mat") as file:
-        raw = file["raw"][()]
-    return torch.from_numpy((raw["real"] + 1j * raw["imag"])[:, 0].astype(np.complex64))[None]
 
 
 # Projection residuals of sigpy's ESPIRiT on the same data and lines: 0.107 (mostly noise) and 0.031.

@@ -2,18 +2,24 @@
 
 from medkit.mri.masks.base import SamplingMask, actual_acceleration
 from medkit.mri.masks.from_file import FileMask
+from medkit.mri.masks.halves import MagicMask, PartialFourierMask
+from medkit.mri.masks.lattices import CaipiMask
 from medkit.mri.masks.lines import EquispacedMask, GaussianMask, RandomMask
-from medkit.mri.masks.points import GaussianMask2D, RadialMask
+from medkit.mri.masks.points import GaussianMask2D, RadialMask, SpiralMask
 from medkit.mri.masks.poisson import PoissonDiscMask
 
 __all__ = [
+    "CaipiMask",
     "EquispacedMask",
     "FileMask",
     "GaussianMask",
     "GaussianMask2D",
+    "MagicMask",
+    "PartialFourierMask",
     "PoissonDiscMask",
     "RadialMask",
     "RandomMask",
     "SamplingMask",
+    "SpiralMask",
     "actual_acceleration",
 ]

@@ -7,13 +7,13 @@ import numpy as np
 from medkit.mri.masks.base import Rates, SamplingMask, choose
 
 
-def _counts(width: int, fraction: float, rate: float) -> tuple[int, int]:
+def line_counts(width: int, fraction: float, rate: float) -> tuple[int, int]:
     """Lines in all and in the centre, of ``width``."""
     n_lines = max(1, round(width / rate))
     return n_lines, min(round(width * fraction), n_lines)
 
 
-def _centre(width: int, n_centre: int) -> np.ndarray:
+def centre_lines(width: int, n_centre: int) -> np.ndarray:
     """Bool (W,): the ``n_centre`` lines nearest to frequency 0, placed as MONAI places them."""
     lines = np.zeros(width, dtype=bool)
     start = (width - n_centre + 1) // 2
@@ -38,8 +38,8 @@ class RandomMask(SamplingMask):
     """
 
     def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
-        n_lines, n_centre = _counts(shape[-1], fraction, rate)
-        lines = _centre(shape[-1], n_centre)
+        n_lines, n_centre = line_counts(shape[-1], fraction, rate)
+        lines = centre_lines(shape[-1], n_centre)
         lines[rng.permutation(np.flatnonzero(~lines))[: n_lines - n_centre]] = True
         return lines
 
@@ -76,8 +76,8 @@ class EquispacedMask(SamplingMask):
 
     def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
         width = shape[-1]
-        n_lines, n_centre = _counts(width, fraction, rate)
-        lines = _centre(width, n_centre)
+        n_lines, n_centre = line_counts(width, fraction, rate)
+        lines = centre_lines(width, n_centre)
         if not self.count_centre:
             distance = max(1, round(rate))
         elif n_lines == n_centre:
@@ -126,8 +126,8 @@ class GaussianMask(SamplingMask):
 
     def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
         width = shape[-1]
-        n_lines, n_centre = _counts(width, fraction, rate)
-        lines = _centre(width, n_centre)
+        n_lines, n_centre = line_counts(width, fraction, rate)
+        lines = centre_lines(width, n_centre)
         frequency = (np.arange(width) - width // 2) / width
         log_weight = np.where(lines, -np.inf, -0.5 * (frequency / self.std) ** 2)
         lines[choose(log_weight, n_lines - n_centre, rng)] = True

@@ -1,4 +1,4 @@
-"""Patterns of single points over the last two axes: Gaussian density and radial spokes on the grid."""
+"""Patterns of single points over the last two axes: Gaussian density, radial spokes and spirals on the grid."""
 
 import math
 
@@ -115,3 +115,74 @@ class RadialMask(SamplingMask):
             middle = (low + high) // 2
             low, high = (middle, high) if points(middle).sum() <= n_points else (low, middle)
         return min(points(low), points(high), key=lambda p: abs(int(p.sum()) - n_points))
+
+
+def _spiral(shape: tuple[int, int], n_turns: float, n_arms: int, angle: float) -> np.ndarray:
+    """Bool (H, W): grid points nearest to Archimedean spirals from the centre to the ellipse that touches the edges."""
+    radius = max(shape) / 2
+    # Steps of at most about half a point along the outermost turn, along which the angle runs fastest.
+    n_steps = math.ceil(4 * math.pi * n_turns * radius + 4 * radius)
+    part = np.sqrt(np.linspace(0, 1, n_steps))
+    arms = 2 * np.pi * np.arange(n_arms)[:, None] / n_arms
+    turn = angle + arms + 2 * np.pi * n_turns * part
+    points = np.zeros(shape, dtype=bool)
+    position = (
+        np.rint(n / 2 * part * wave(turn)).astype(np.int64) + n // 2
+        for n, wave in zip(shape, (np.sin, np.cos), strict=True)
+    )
+    row, column = (np.clip(p, 0, n - 1) for p, n in zip(position, shape, strict=True))
+    points[row, column] = True
+    return points
+
+
+class SpiralMask(SamplingMask):
+    """Interleaved spirals from the centre outwards at a random first angle, moved to the nearest points of the grid.
+
+    The number of turns is the one whose points come nearest to the acceleration; the corners outside the ellipse that
+    touches the edges stay empty, so that accelerations below 4/π cannot be reached. :func:`actual_acceleration` tells
+    the rate that is reached.
+
+    Args:
+        center_fractions: part of all points in the fully sampled centre block, 0 for the spirals alone; see
+            :class:`SamplingMask`.
+        accelerations: see :class:`SamplingMask`.
+        spatial_dims: 2 or 3.
+        is_complex: whether a real array holds real and imaginary parts in a last axis of size 2.
+        n_arms: number of interleaved spirals, at least 1.
+
+    Raises:
+        ValueError: if ``n_arms`` is below 1, besides the reasons of :class:`SamplingMask`.
+
+    Example:
+        >>> bool(SpiralMask(accelerations=6).draw((64, 64))[32, 32])
+        True
+    """
+
+    def __init__(
+        self,
+        center_fractions: Rates = 0.0,
+        accelerations: Rates = 8.0,
+        spatial_dims: int = 2,
+        is_complex: bool = True,
+        n_arms: int = 4,
+    ):
+        super().__init__(center_fractions, accelerations, spatial_dims, is_complex)
+        if n_arms < 1:
+            raise ValueError(f"SpiralMask: 'n_arms' must be at least 1, got {n_arms}")
+        self.n_arms = n_arms
+
+    def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
+        n_points, block = point_counts(shape, fraction, rate)
+        angle = rng.random_sample() * 2 * np.pi
+        if n_points == block.size:
+            return np.ones(shape, dtype=bool)
+        # The number of points grows with that of the turns, nearly steadily.
+        low, high = 0.0, max(shape) / self.n_arms
+        best = _spiral(shape, high, self.n_arms, angle) | block
+        for _ in range(20):
+            middle = (low + high) / 2
+            points = _spiral(shape, middle, self.n_arms, angle) | block
+            if abs(int(points.sum()) - n_points) < abs(int(best.sum()) - n_points):
+                best = points
+            low, high = (middle, high) if int(points.sum()) <= n_points else (low, middle)
+        return best

@@ -1,6 +1,8 @@
 """Dictionary transforms from an exam to a network's input and back."""
 
 from medkit.mri.transforms.acquiring import SimulateKspaced, ToKspaced
+from medkit.mri.transforms.augmenting import RandCenteredFlipd, RandCenteredRotate90d, RandPhased
+from medkit.mri.transforms.coils import CompressCoilsd, PrewhitenKspaced
 from medkit.mri.transforms.packing import (
     ChannelsToComplexd,
     CoilCombined,
@@ -11,15 +13,22 @@ from medkit.mri.transforms.packing import (
     UnpackReconstructiond,
 )
 from medkit.mri.transforms.sampling import Undersampled
+from medkit.mri.transforms.splitting import SplitMeasuredd
 
 __all__ = [
     "ChannelsToComplexd",
     "CoilCombined",
     "ComplexToChannelsd",
+    "CompressCoilsd",
     "PackReconstructiond",
+    "PrewhitenKspaced",
+    "RandCenteredFlipd",
+    "RandCenteredRotate90d",
+    "RandPhased",
     "ScaleByPercentiled",
     "SensitivityMapsd",
     "SimulateKspaced",
+    "SplitMeasuredd",
     "ToKspaced",
     "Undersampled",
     "UnpackReconstructiond",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
+from torch import Tensor
 from torch.nn.functional import pad
 
 from medkit.data import keys as names
@@ -20,6 +21,7 @@ from medkit.mri.channels import (
     pack_target,
 )
 from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares
+from medkit.mri.espirit import espirit_maps
 from medkit.mri.physics import sense_adjoint
 from medkit.mri.transforms.layout import checked_complex, plain, slices_first, slices_last
 from medkit.ops import centered_ifft
@@ -32,15 +34,16 @@ class SensitivityMapsd(Transform):
     ``sens_maps`` already keeps them. Not invertible.
 
     Args:
-        mode: ``"estimate"``, see :func:`estimate_sens_maps`; ``"none"``: no maps, for data of one coil, so that
-            ``image`` has three channels.
+        mode: ``"estimate"``, see :func:`estimate_sens_maps`; ``"espirit"``, see :func:`espirit_maps`, one set, ones for
+            one coil; ``"none"``: no maps, for data of one coil, so that ``image`` has three channels.
         n_coils_out: give every sample so many coils, so that samples of different scanners form a batch: missing coils
             are added to ``measured``, ``kspace`` and ``sens_maps`` as zeros. ``None``: leave them as they are.
-        n_calibration: use at most so many central lines; ``None``: all that the mask samples.
+        n_calibration: use at most so many central lines; ``None``: all that the mask samples, in mode ``"espirit"`` 24
+            along each axis.
 
     Raises:
         ValueError: if ``mode`` is unknown; on a call, if there are more coils than ``n_coils_out``, several in mode
-            ``"none"``, or fewer than 4 central lines.
+            ``"none"``, or fewer than 4 central lines (6 in mode ``"espirit"``).
 
     Example:
         >>> sample = {"measured": torch.ones(2, 8, 8, dtype=torch.complex64), "mask": torch.ones(1, 1, 8)}
@@ -51,8 +54,8 @@ class SensitivityMapsd(Transform):
     def __init__(
         self, mode: str = "estimate", n_coils_out: int | None = None, n_calibration: int | None = None
     ) -> None:
-        if mode not in ("estimate", "none"):
-            raise ValueError(f"SensitivityMapsd: 'mode' must be 'estimate' or 'none', got {mode!r}")
+        if mode not in ("estimate", "espirit", "none"):
+            raise ValueError(f"SensitivityMapsd: 'mode' must be 'estimate', 'espirit' or 'none', got {mode!r}")
         self.mode = mode
         self.n_coils_out = n_coils_out
         self.n_calibration = n_calibration
@@ -67,7 +70,7 @@ class SensitivityMapsd(Transform):
                 raise ValueError(f"SensitivityMapsd: mode 'none' is for one coil, got {n_coils}; use 'estimate'")
             return d
         if names.SENS_MAPS not in d:
-            maps = estimate_sens_maps(slices_first(measured), slices_first(plain(d[names.MASK])), self.n_calibration)
+            maps = self._estimated(slices_first(measured), slices_first(plain(d[names.MASK])))
             d[names.SENS_MAPS] = slices_last(maps, measured.ndim == 4)
         if self.n_coils_out is not None:
             if n_coils > self.n_coils_out:
@@ -80,6 +83,12 @@ class SensitivityMapsd(Transform):
                     coils = plain(d[key])
                     d[key] = pad(coils, (0, 0) * (coils.ndim - 1) + (0, self.n_coils_out - coils.shape[0]))
         return d
+
+    def _estimated(self, measured: Tensor, mask: Tensor) -> Tensor:
+        if self.mode == "estimate" or measured.shape[1] == 1:
+            return estimate_sens_maps(measured, mask, self.n_calibration)
+        maps, _ = espirit_maps(measured, mask, 24 if self.n_calibration is None else self.n_calibration)
+        return maps[:, 0]
 
 
 class CoilCombined(Transform):
