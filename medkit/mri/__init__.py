@@ -24,6 +24,8 @@ from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFe
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.losses import ContrastiveReconstructionLoss
 from medkit.mri.masks import (
+    BernoulliMask,
+    CentreMask,
     EquispacedMask,
     FileMask,
     GaussianMask,
@@ -54,8 +56,10 @@ from medkit.mri.transforms import (
 
 __all__ = [
     "Acquisition",
+    "BernoulliMask",
     "CLGNet",
     "CartesianOperator",
+    "CentreMask",
     "ChannelsToComplexd",
     "CoilCombined",
     "ComplexToChannelsd",

@@ -5,8 +5,12 @@ from medkit.mri.masks.from_file import FileMask
 from medkit.mri.masks.lines import EquispacedMask, GaussianMask, RandomMask
 from medkit.mri.masks.points import GaussianMask2D, RadialMask
 from medkit.mri.masks.poisson import PoissonDiscMask
+from medkit.mri.masks.resolution import CentreMask
+from medkit.mri.masks.tosses import BernoulliMask
 
 __all__ = [
+    "BernoulliMask",
+    "CentreMask",
     "EquispacedMask",
     "FileMask",
     "GaussianMask",
