@@ -36,7 +36,14 @@ from medkit.mri.masks import (
     SamplingMask,
     actual_acceleration,
 )
-from medkit.mri.mc_cdic import KspaceCropOperator, MCCDic, MultiContrastLoss, MultiScaleDictionary
+from medkit.mri.mc_cdic import (
+    KspaceCropOperator,
+    MCCDic,
+    MultiContrastLoss,
+    MultiScaleDictionary,
+    PackedMultiContrast,
+    pack_multi_contrast,
+)
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
@@ -79,6 +86,7 @@ __all__ = [
     "MultiContrastLoss",
     "MultiScaleDictionary",
     "PackReconstructiond",
+    "PackedMultiContrast",
     "PackedReconstructor",
     "PerceptualFeatures",
     "PoissonDiscMask",
@@ -113,6 +121,7 @@ __all__ = [
     "hard_data_consistency",
     "nmse",
     "open_acquisition",
+    "pack_multi_contrast",
     "pack_reconstruction",
     "pack_target",
     "psnr",
