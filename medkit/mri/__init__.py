@@ -46,7 +46,15 @@ from medkit.mri.mc_cdic import (
 )
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
-from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
+from medkit.mri.readers import (
+    Acquisition,
+    LoadAcquisitiond,
+    LoadGuided,
+    acquisition_list,
+    find_mask,
+    open_acquisition,
+    pair_list,
+)
 from medkit.mri.refinement import ImageRefiner
 from medkit.mri.transforms import (
     ChannelsToComplexd,
@@ -82,6 +90,7 @@ __all__ = [
     "ImageRefiner",
     "KspaceCropOperator",
     "LoadAcquisitiond",
+    "LoadGuided",
     "MCCDic",
     "MultiContrastLoss",
     "MultiScaleDictionary",
@@ -124,6 +133,7 @@ __all__ = [
     "pack_multi_contrast",
     "pack_reconstruction",
     "pack_target",
+    "pair_list",
     "psnr",
     "root_sum_of_squares",
     "sense_adjoint",
