@@ -19,7 +19,7 @@ from medkit.mri.data_consistency import (
     hard_data_consistency,
     soft_data_consistency,
 )
-from medkit.mri.engine import PreviewReconstructions, SaveReconstructions, write_nifti
+from medkit.mri.engine import PreviewReconstructions, SaveMultiContrast, SaveReconstructions, write_nifti
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.losses import ContrastiveReconstructionLoss
@@ -45,6 +45,7 @@ from medkit.mri.mc_cdic import (
     pack_multi_contrast,
 )
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
+from medkit.mri.part_figures import draw_multi_contrast
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import (
     Acquisition,
@@ -60,12 +61,15 @@ from medkit.mri.transforms import (
     ChannelsToComplexd,
     CoilCombined,
     ComplexToChannelsd,
+    OnlyWithd,
+    PackMultiContrastd,
     PackReconstructiond,
     ScaleByPercentiled,
     SensitivityMapsd,
     SimulateKspaced,
     ToKspaced,
     Undersampled,
+    UnpackMultiContrastd,
     UnpackReconstructiond,
 )
 
@@ -94,6 +98,8 @@ __all__ = [
     "MCCDic",
     "MultiContrastLoss",
     "MultiScaleDictionary",
+    "OnlyWithd",
+    "PackMultiContrastd",
     "PackReconstructiond",
     "PackedMultiContrast",
     "PackedReconstructor",
@@ -103,6 +109,7 @@ __all__ = [
     "RadialMask",
     "RandomMask",
     "SamplingMask",
+    "SaveMultiContrast",
     "SaveReconstructions",
     "ScaleByPercentiled",
     "SensitivityMapsd",
@@ -112,6 +119,7 @@ __all__ = [
     "SpatialFourierResidualBlock",
     "ToKspaced",
     "Undersampled",
+    "UnpackMultiContrastd",
     "UnpackReconstructiond",
     "VGGFeatures",
     "VolumeMetric",
@@ -124,6 +132,7 @@ __all__ = [
     "channels_to_magnitude",
     "complex_to_channels",
     "conjugate_gradient_data_consistency",
+    "draw_multi_contrast",
     "draw_reconstructions",
     "estimate_sens_maps",
     "find_mask",
