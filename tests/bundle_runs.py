@@ -12,6 +12,7 @@ from monai.bundle import ConfigWorkflow
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
 CLGNET = ROOT / "bundles" / "clgnet"
+MC_CDIC = ROOT / "bundles" / "mc_cdic"
 
 
 def configs(bundle: Path, *names: str) -> list[str]:

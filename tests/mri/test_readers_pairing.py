@@ -316,3 +316,18 @@ def test_tables_are_checked(name, content, words, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=words):
         pair_list(tmp_path / name)
+
+
+@pytest.mark.real
+def test_real_patients_are_paired(real_data):
+    folder = real_data / "mri_multicontrast" / "BrainLesion__tutorials"
+    entries = pair_list(folder, target="t2", guides=("t1", "flair", "t1c"), per="volume")
+    assert [entry["case"] for entry in entries] == ["BraTS-GLI-00001-000", "OtherEXampleFromTCIA_bet"]
+    assert entries[0]["subject"] == "BraTS-GLI-00001"
+    sample = LoadGuided()(LoadAcquisitiond()({**entries[0], "i_slice": 77}))
+    assert sample["guide"].shape == (3, *sample["magnitude"].shape[1:])
+    images = torch.cat([sample["magnitude"], sample["guide"]])
+    brain = images > 0
+    # One brain, skull-stripped, in contrasts that differ.
+    assert all(float((brain[0] == other).float().mean()) > 0.99 for other in brain[1:])
+    assert abs(np.corrcoef(images[:2, brain.all(0)])[0, 1]) < 0.9
