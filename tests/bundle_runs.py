@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
 CLGNET = ROOT / "bundles" / "clgnet"
 SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
+MC_CDIC = ROOT / "bundles" / "mc_cdic"
 
 
 def configs(bundle: Path, *names: str) -> list[str]:

@@ -8,6 +8,7 @@ metadata of the shorter one.
 key            shape                       dtype      meaning and unit
 =============  ==========================  =========  =================================================================
 case           str                                    name of the examination
+subject        str                                    whose examination it is: all of a subject are in one split
 path           str                                    file it is read from
 i_slice        int                                    index of the slice in the file, from 0
 affine         (4, 4)                      float64    voxel indices to RAS millimetres
@@ -34,9 +35,28 @@ label          (4, H, W[, S])              float32    Re, Im of ``reference`` / 
                                                       ``scale``: what to reach and what to leave
 pred           (2, H, W[, S])              float32    Re, Im of the reconstruction / ``scale``
 =============  ==========================  =========  =================================================================
+
+With n reference contrasts (of the same subject, fully sampled, to help to restore the target) there are, or change:
+
+=============  ==========================  =========  =================================================================
+guide          (n, H, W[, S])              float32    the reference contrasts, each in its own unit; before they are
+                                                      loaded a str, or a list of them: their files
+image          (3 + n + 2 coil, H, W[, S]) float32    as above, with ``guide`` behind the mask, each channel divided by
+                                                      its own 99.5th percentile
+label          (2 + n, H, W[, S])          float32    Re, Im of ``reference`` / ``scale``, then ``guide`` as in
+                                                      ``image``: what to reach
+pred           (6 + 3 n, H, W[, S])        float32    Re, Im of the restored target / ``scale``; ``guide`` synthesised
+                                                      anew; Re, Im of the target's unique and of its common part; the
+                                                      unique and the common parts of ``guide``
+unique         (1 + n, H, W[, S])          float32    what the codes of each contrast alone added to it, target first,
+                                                      in units of the images in ``image``; of the target in phase with
+                                                      the result
+common         (1 + n, H, W[, S])          float32    the same of the codes that the contrasts share
+=============  ==========================  =========  =================================================================
 """
 
 CASE = "case"
+SUBJECT = "subject"
 PATH = "path"
 I_SLICE = "i_slice"
 AFFINE = "affine"
@@ -56,3 +76,6 @@ SCALE = "scale"
 IMAGE = "image"
 LABEL = "label"
 PRED = "pred"
+GUIDE = "guide"
+UNIQUE = "unique"
+COMMON = "common"

@@ -34,13 +34,15 @@ from medkit.mri.data_consistency import (
     hard_data_consistency,
     soft_data_consistency,
 )
-from medkit.mri.engine import PreviewReconstructions, SaveReconstructions, write_nifti
+from medkit.mri.engine import PreviewReconstructions, SaveMultiContrast, SaveReconstructions, write_nifti
 from medkit.mri.espirit import espirit_maps
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.losses import ContrastiveReconstructionLoss
 from medkit.mri.masks import (
+    BernoulliMask,
     CaipiMask,
+    CentreMask,
     EquispacedMask,
     FileMask,
     GaussianMask,
@@ -54,16 +56,34 @@ from medkit.mri.masks import (
     SpiralMask,
     actual_acceleration,
 )
-from medkit.mri.mc_cdic import KspaceCropOperator, MCCDic, MultiContrastLoss, MultiScaleDictionary
+from medkit.mri.mc_cdic import (
+    KspaceCropOperator,
+    MCCDic,
+    MultiContrastLoss,
+    MultiScaleDictionary,
+    PackedMultiContrast,
+    pack_multi_contrast,
+)
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
+from medkit.mri.part_figures import draw_multi_contrast
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
-from medkit.mri.readers import Acquisition, LoadAcquisitiond, acquisition_list, find_mask, open_acquisition
+from medkit.mri.readers import (
+    Acquisition,
+    LoadAcquisitiond,
+    LoadGuided,
+    acquisition_list,
+    find_mask,
+    open_acquisition,
+    pair_list,
+)
 from medkit.mri.refinement import ImageRefiner
 from medkit.mri.transforms import (
     ChannelsToComplexd,
     CoilCombined,
     ComplexToChannelsd,
     CompressCoilsd,
+    OnlyWithd,
+    PackMultiContrastd,
     PackReconstructiond,
     PrewhitenKspaced,
     RandCenteredFlipd,
@@ -75,16 +95,19 @@ from medkit.mri.transforms import (
     SplitMeasuredd,
     ToKspaced,
     Undersampled,
+    UnpackMultiContrastd,
     UnpackReconstructiond,
 )
 from medkit.mri.whitening import noise_covariance, prewhiten
 
 __all__ = [
     "Acquisition",
+    "BernoulliMask",
     "CGSense",
     "CLGNet",
     "CaipiMask",
     "CartesianOperator",
+    "CentreMask",
     "ChannelsToComplexd",
     "ClassicalReconstruction",
     "CoilCombined",
@@ -103,11 +126,15 @@ __all__ = [
     "KspaceCropOperator",
     "L1Wavelet",
     "LoadAcquisitiond",
+    "LoadGuided",
     "MCCDic",
     "MagicMask",
     "MultiContrastLoss",
     "MultiScaleDictionary",
+    "OnlyWithd",
+    "PackMultiContrastd",
     "PackReconstructiond",
+    "PackedMultiContrast",
     "PackedReconstructor",
     "PartialFourierMask",
     "PerceptualFeatures",
@@ -120,6 +147,7 @@ __all__ = [
     "RandPhased",
     "RandomMask",
     "SamplingMask",
+    "SaveMultiContrast",
     "SaveReconstructions",
     "ScaleByPercentiled",
     "SensitivityMapsd",
@@ -132,6 +160,7 @@ __all__ = [
     "ToKspaced",
     "TotalVariation",
     "Undersampled",
+    "UnpackMultiContrastd",
     "UnpackReconstructiond",
     "VGGFeatures",
     "VolumeMetric",
@@ -149,6 +178,7 @@ __all__ = [
     "compress_coils",
     "conjugate_gradient_data_consistency",
     "daubechies_filter",
+    "draw_multi_contrast",
     "draw_reconstructions",
     "espirit_maps",
     "estimate_sens_maps",
@@ -159,8 +189,10 @@ __all__ = [
     "nmse",
     "noise_covariance",
     "open_acquisition",
+    "pack_multi_contrast",
     "pack_reconstruction",
     "pack_target",
+    "pair_list",
     "prewhiten",
     "psnr",
     "root_sum_of_squares",

@@ -14,10 +14,24 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medkit.data.keys import AFFINE, CASE, IMAGE, LABEL, PRED, RECON_SIZE, REFERENCE, SPACE_CODE, ZERO_FILLED
+from medkit.data.keys import (
+    AFFINE,
+    CASE,
+    COMMON,
+    GUIDE,
+    IMAGE,
+    LABEL,
+    PRED,
+    RECON_SIZE,
+    REFERENCE,
+    SPACE_CODE,
+    UNIQUE,
+    ZERO_FILLED,
+)
 from medkit.mri.channels import channels_to_magnitude
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.metrics import nmse, psnr, ssim
+from medkit.mri.part_figures import draw_multi_contrast
 from medkit.ops import center_crop
 from medkit.workflow import atomic_path, write_metrics
 
@@ -79,7 +93,7 @@ class SaveReconstructions:
 
     def _save_batch(self, engine: Engine) -> None:
         for sample, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self._save_case({**sample, PRED: output[PRED]})
+            self._save_case({**sample, **{key: output[key] for key in (PRED, UNIQUE, COMMON) if key in output}})
 
     def _save_case(self, sample: Mapping[str, Any]) -> None:
         case = str(sample[CASE])
@@ -110,15 +124,27 @@ class SaveReconstructions:
             write_nifti(path, images[self.method], affine, code)
             logger.info(f"{case}: wrote {path}")
         if self.use_png:
-            i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
-            draw_reconstructions(
-                self.output_dir / f"{case}.png",
-                {name: _slice(image, i_slice) for name, image in images.items()},
-                None if reference is None else _slice(reference, i_slice),
-                {name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()},
-                title=case,
-                affine=affine,
-            )
+            notes = {name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()}
+            self._draw_case(sample, images, reference, notes, affine)
+
+    def _draw_case(
+        self,
+        sample: Mapping[str, Any],
+        images: Mapping[str, Tensor],
+        reference: Tensor | None,
+        notes: Mapping[str, str],
+        affine: np.ndarray,
+    ) -> None:
+        """Draw the slice with the most signal; images and reference are magnitudes (H, W[, S])."""
+        i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
+        draw_reconstructions(
+            self.output_dir / f"{sample[CASE]}.png",
+            {name: _slice(image, i_slice) for name, image in images.items()},
+            None if reference is None else _slice(reference, i_slice),
+            notes,
+            title=str(sample[CASE]),
+            affine=affine,
+        )
 
     def _save_metrics(self) -> None:
         parts = [self._cases]
@@ -132,10 +158,52 @@ class SaveReconstructions:
                 logger.info(f"{name}: {', '.join(values)}")
 
 
+class SaveMultiContrast(SaveReconstructions):
+    """Write what an evaluator restores with the help of other contrasts, and a picture of what each contrast told.
+
+    As :class:`SaveReconstructions`, for an evaluator whose postprocessing is ``UnpackMultiContrastd``: the batch also
+    holds ``image``, whose channels behind the mask are the reference contrasts, and ``guide``, of which the number of
+    channels is read; the output also holds ``unique`` and ``common``. The picture shows the target and the reference
+    contrasts, and what unique and common codes added to each.
+
+    Args:
+        output_dir: as for :class:`SaveReconstructions`, like the other arguments.
+        method: name of the method, in lower case.
+        use_nifti: write volumes.
+        use_png: write pictures.
+
+    Example:
+        >>> SaveMultiContrast("results", method="mc_cdic").attach(evaluator)
+    """
+
+    def _draw_case(
+        self,
+        sample: Mapping[str, Any],
+        images: Mapping[str, Tensor],
+        reference: Tensor | None,
+        notes: Mapping[str, str],
+        affine: np.ndarray,
+    ) -> None:
+        i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
+        n_guides = sample[GUIDE].shape[0]
+        draw_multi_contrast(
+            self.output_dir / f"{sample[CASE]}.png",
+            {name: _slice(image, i_slice) for name, image in images.items()},
+            _slice(sample[IMAGE][3 : 3 + n_guides], i_slice, 3),
+            _slice(sample[UNIQUE], i_slice, 3),
+            _slice(sample[COMMON], i_slice, 3),
+            None if reference is None else _slice(reference, i_slice),
+            notes,
+            title=str(sample[CASE]),
+            affine=affine,
+        )
+
+
 class PreviewReconstructions:
     """Draw the first case of each validation: ``<run_dir>/previews/epoch_0001.png`` and the newest as ``preview.png``.
 
-    A handler for the validation engine of a training; ``image``, ``label`` and ``pred`` are packed channels there.
+    A handler for the validation engine of a training; ``image``, ``label`` and ``pred`` are packed channels there, of
+    which the first two are drawn.
 
     Args:
         run_dir: folder of the run.
@@ -162,7 +230,7 @@ class PreviewReconstructions:
         sample, output = engine.state.batch[0], engine.state.output[0]
         label = sample[LABEL]
         reference, zero_filled, pred = (
-            channels_to_magnitude(x.float(), 0)[0].cpu() for x in (label[:2], sample[IMAGE][:2], output[PRED])
+            channels_to_magnitude(x.float(), 0)[0].cpu() for x in (label[:2], sample[IMAGE][:2], output[PRED][:2])
         )
         i_slice = _brightest(reference)
         epoch = engine.state.epoch
@@ -218,8 +286,8 @@ def _slices_first(volume: Tensor) -> np.ndarray:
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
 
 
-def _slice(volume: Tensor, i_slice: int) -> Tensor:
-    return volume if volume.ndim == 2 else volume[..., i_slice]
+def _slice(volume: Tensor, i_slice: int, slice_ndim: int = 2) -> Tensor:
+    return volume if volume.ndim == slice_ndim else volume[..., i_slice]
 
 
 def _brightest(volume: Tensor) -> int:

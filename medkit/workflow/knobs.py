@@ -71,6 +71,16 @@ def _existing(name: str, value: Any) -> None:
         raise FileNotFoundError(f"check_knobs: '{name}' does not exist: {str(value)!r} (seen from {Path.cwd()})")
 
 
+def _weights(name: str, value: Any) -> None:
+    if not isinstance(value, (str, Path)):
+        raise _refuse(name, "a path", value)
+    if not Path(value).exists():
+        raise FileNotFoundError(
+            f"check_knobs: '{name}' does not exist: {str(value)!r} (seen from {Path.cwd()}); train the bundle and pass "
+            "the weights of that run, --ckpt_path .../runs/<run_name>/model.pt, or --ckpt_path None for untrained ones"
+        )
+
+
 def _folder_to_write(name: str, value: Any) -> None:
     if not isinstance(value, (str, Path)) or not str(value):
         raise _refuse(name, "a folder", value)
@@ -102,7 +112,7 @@ def _device(name: str, value: Any) -> None:
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "bundle_root": _existing,
     "dataset_dir": _optional(_existing),
-    "ckpt_path": _optional(_existing),
+    "ckpt_path": _optional(_weights),
     "output_dir": _folder_to_write,
     "run_name": _run_name,
     "device": _device,

@@ -21,7 +21,7 @@ _SEPARATOR = ReferenceResolver.sep
 # The arguments of `monai.bundle run` itself, so that a misspelt one is recognised too.
 _COMMAND_NAMES = ("config_file", "meta_file", "logging_file", "args_file", "tracking", "run_id", "init_id", "final_id")
 _OTHER_WORDS = {"lr": "learning_rate", "amp": "use_amp", "data": "dataset_dir", "workers": "num_workers"}
-_PATHS_WITH_DEFAULTS = ("bundle_root", "dataset_dir", "ckpt_path")
+_PATHS_WITH_DEFAULTS = ("bundle_root", "dataset_dir")
 
 
 def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[str] = ()) -> None:
@@ -218,7 +218,10 @@ def _tracking_names(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _values_to_check(parser: ConfigParser, known: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Return plain values of the standard knobs, and expressions and paths only where the user gave them."""
+    """Return plain values of the standard knobs, and expressions and paths only where the user gave them.
+
+    Weights that something loads are looked for in any case: a bundle may come without, a run may not be trained yet.
+    """
     values: dict[str, Any] = {}
     for name in KNOBS:
         if name not in parser.config:  # type: ignore[operator]
@@ -226,7 +229,7 @@ def _values_to_check(parser: ConfigParser, known: Mapping[str, list[Any]]) -> di
         value = parser[name]
         is_default = any(value == version for version in known.get(name, []))
         if isinstance(value, str) and value[:1] in ("$", "@"):
-            if not is_default:
+            if not is_default or (name == "ckpt_path" and name in set(_references(parser.config))):
                 values[name] = parser.get_parsed_content(name)
         elif not (is_default and name in _PATHS_WITH_DEFAULTS):
             values[name] = value

@@ -97,6 +97,16 @@ def test_tracking_is_allowed_but_hides_no_typo(bundle: Path) -> None:
     assert "unknown option 'trainer'" in str(user_message(caught.value))
 
 
+def test_missing_weights_are_refused_where_something_loads_them(bundle: Path) -> None:
+    initialize(bundle)
+    path = bundle / "configs" / "train.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "load_path": "@ckpt_path"}))
+    message = refusal(bundle)
+    assert "'ckpt_path' does not exist" in message
+    assert "train the bundle and pass the weights of that run" in message
+    initialize(bundle, ckpt_path=None)
+
+
 def test_wrong_knobs_are_refused(bundle: Path) -> None:
     assert "'max_epochs' must be a whole number >= 1, got 0" in refusal(bundle, max_epochs=0)
     assert "'dataset_dir' does not exist: '/no/such'" in refusal(bundle, dataset_dir="/no/such")

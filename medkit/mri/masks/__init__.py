@@ -7,9 +7,13 @@ from medkit.mri.masks.lattices import CaipiMask
 from medkit.mri.masks.lines import EquispacedMask, GaussianMask, RandomMask
 from medkit.mri.masks.points import GaussianMask2D, RadialMask, SpiralMask
 from medkit.mri.masks.poisson import PoissonDiscMask
+from medkit.mri.masks.resolution import CentreMask
+from medkit.mri.masks.tosses import BernoulliMask
 
 __all__ = [
+    "BernoulliMask",
     "CaipiMask",
+    "CentreMask",
     "EquispacedMask",
     "FileMask",
     "GaussianMask",

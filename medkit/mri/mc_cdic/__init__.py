@@ -3,6 +3,14 @@
 from medkit.mri.mc_cdic.dictionary import MultiScaleDictionary
 from medkit.mri.mc_cdic.loss import MultiContrastLoss
 from medkit.mri.mc_cdic.network import MCCDic
+from medkit.mri.mc_cdic.packing import PackedMultiContrast, pack_multi_contrast
 from medkit.mri.mc_cdic.super_resolution import KspaceCropOperator
 
-__all__ = ["KspaceCropOperator", "MCCDic", "MultiContrastLoss", "MultiScaleDictionary"]
+__all__ = [
+    "KspaceCropOperator",
+    "MCCDic",
+    "MultiContrastLoss",
+    "MultiScaleDictionary",
+    "PackedMultiContrast",
+    "pack_multi_contrast",
+]

@@ -1,7 +1,10 @@
 """The loss of multi-contrast restoration: the target counts, the reference counts a little."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
+
+Images = tuple[Tensor, Tensor]
 
 
 class MultiContrastLoss(nn.Module):
@@ -17,9 +20,10 @@ class MultiContrastLoss(nn.Module):
 
     Args:
         reference_weight: w, at least 0.
+        target_channels: of images given as one tensor, how many first channels are the target's: Re and Im.
 
     Raises:
-        ValueError: if ``reference_weight`` is negative.
+        ValueError: if ``reference_weight`` is negative, or ``target_channels`` is below 1.
 
     Example:
         >>> one, zero = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
@@ -27,18 +31,23 @@ class MultiContrastLoss(nn.Module):
         tensor(1.1000)
     """
 
-    def __init__(self, reference_weight: float = 0.1):
+    def __init__(self, reference_weight: float = 0.1, target_channels: int = 2):
         super().__init__()
         if not reference_weight >= 0:
             raise ValueError(f"MultiContrastLoss: 'reference_weight' must be at least 0, got {reference_weight}")
+        if target_channels < 1:
+            raise ValueError(f"MultiContrastLoss: 'target_channels' must be at least 1, got {target_channels}")
         self.reference_weight = reference_weight
+        self.target_channels = target_channels
 
-    def forward(self, pred: tuple[Tensor, Tensor], label: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, pred: Images | Tensor, label: Images | Tensor) -> Tensor:
         """Compare.
 
         Args:
-            pred: restored target ``(B, C, H, W)`` and re-synthesised reference ``(B, ref_channels, H, W)``, real.
-            label: the images to reach, same shapes and unit.
+            pred: restored target ``(B, C, H, W)`` and re-synthesised reference ``(B, ref_channels, H, W)``, real; or
+                both as one tensor, as :class:`PackedMultiContrast` gives it, whose channels beyond those of ``label``
+                do not count.
+            label: the images to reach, same shapes and unit; or both as one tensor ``(B, C + ref_channels, H, W)``.
 
         Returns:
             The loss, a scalar in the unit of the images.
@@ -46,6 +55,10 @@ class MultiContrastLoss(nn.Module):
         Raises:
             ValueError: if the shapes differ.
         """
+        if isinstance(label, Tensor):
+            label = self._split(label)
+        if isinstance(pred, Tensor):
+            pred = self._split(pred[:, : self.target_channels + label[1].shape[1]])
         for name, ours, truth in zip(("target", "reference"), pred, label, strict=True):
             if ours.shape != truth.shape:
                 raise ValueError(
@@ -53,3 +66,13 @@ class MultiContrastLoss(nn.Module):
                     f"'pred', got {tuple(truth.shape)}"
                 )
         return l1_loss(pred[0], label[0]) + self.reference_weight * l1_loss(pred[1], label[1])
+
+    def _split(self, packed: Tensor) -> Images:
+        n_more = packed.shape[1] - self.target_channels
+        if n_more < 1:
+            raise ValueError(
+                f"MultiContrastLoss: one tensor of both images must have more than {self.target_channels} channels, "
+                f"got {tuple(packed.shape)}"
+            )
+        target, reference = torch.split(packed, [self.target_channels, n_more], 1)
+        return target, reference

@@ -151,6 +151,28 @@ class MCCDic(nn.Module):
         Raises:
             ValueError: if the shapes do not fit together, or a data term lacks its mask.
         """
+        x, y, _, _, _, _ = self.decompose(target, reference, mask, sens_maps)
+        return x, y
+
+    @torch.jit.export
+    def decompose(
+        self, target: Tensor, reference: Tensor, mask: Tensor | None = None, sens_maps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Restore the target, and tell what unique and common codes added to each image.
+
+        Args:
+            target: as for :meth:`forward`, like the other arguments.
+            reference: the other contrasts.
+            mask: where k-space of the target was sampled.
+            sens_maps: sensitivities of the coils.
+
+        Returns:
+            Restored target and re-synthesised reference; unique and common part of the target; unique and common part
+            of the reference. Without a data term, an image is its input plus its two parts.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
         if not (torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling()):
             self._check(target, reference, mask, sens_maps)
         target = target.to(self.evidence.weight.dtype)
@@ -186,14 +208,17 @@ class MCCDic(nn.Module):
                 x_analysed = self.target.analysis.adjoint(x_features)
 
         shared = self.common_synthesis(c)
-        x = padded + self.target.fused(x_syntheses) + shared[:, : self.in_channels]
-        y = guide + self.reference.fused(y_syntheses) + shared[:, self.in_channels :]
+        x_unique, y_unique = self.target.fused(x_syntheses), self.reference.fused(y_syntheses)
+        x_common, y_common = shared[:, : self.in_channels], shared[:, self.in_channels :]
+        x, y = padded + x_unique + x_common, guide + y_unique + y_common
         x, y = x[..., :height, :width], y[..., :height, :width]
+        x_unique, y_unique = x_unique[..., :height, :width], y_unique[..., :height, :width]
+        x_common, y_common = x_common[..., :height, :width], y_common[..., :height, :width]
         if self.has_data_term:
             if mask is None:
                 raise ValueError("MCCDic: 'mask' must be given for a data term other than 'implicit', got None")
             x = self.data_term(x, target, mask, sens_maps, self.fft_backend)
-        return x, y
+        return x, y, x_unique, x_common, y_unique, y_common
 
     @torch.jit.export
     def update_common(self, c: list[Tensor], x_residual: Tensor, y_residual: Tensor, stage: int) -> list[Tensor]:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import os
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from medkit.data import BrainCohort
 from medkit.data import keys as names
-from medkit.mri.readers.opening import SUFFIXES, data_file, file_stem, file_suffix, open_acquisition
-from medkit.mri.readers.slice_signal import central_slices, slices_with_signal
+from medkit.mri.readers.folders import existing_path, fitting_files, path_name, readable_files
+from medkit.mri.readers.opening import data_file, file_stem, file_suffix
+from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
+from medkit.mri.readers.splits import (
+    COHORT_SUBJECTS,
+    SPLITS,
+    check_split,
+    log_split,
+    split_of_folder,
+    split_of_name,
+    subject_of,
+)
 
-logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "validation", "test")
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "val", "valid"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-# Shares of a folder without sub-folders for the splits, in percent of the hash's range.
-TRAIN_PERCENT, VALIDATION_PERCENT = 80, 10
-COHORT_SUBJECTS = {"train": 40, "validation": 8, "test": 8}
+NAME = "acquisition_list"
 
 
 def acquisition_list(
@@ -94,15 +88,8 @@ def acquisition_list(
         >>> acquisition_list("fastMRI/", "validation")[0]
         {'path': '/data/fastMRI/multicoil_val/file1000000.h5', 'case': 'file1000000', 'i_slice': 0}
     """
-    if split not in (*SPLITS, "all"):
-        raise ValueError(f"acquisition_list: 'split' must be {', '.join(SPLITS)} or all, got {split!r}")
-    if per not in ("slice", "volume"):
-        raise ValueError(f"acquisition_list: 'per' must be 'slice' or 'volume', got {per!r}")
-    if not 0 < central_fraction <= 1 or not 0 <= min_signal <= 1:
-        raise ValueError(
-            "acquisition_list: 'central_fraction' must be above 0 to 1 and 'min_signal' 0 to 1, got "
-            f"{central_fraction} and {min_signal}"
-        )
+    check_split(NAME, split, per)
+    check_slices(NAME, central_fraction, min_signal)
     if dataset_dir is None:
         exams = _of_cohort(cohort, split, [contrast] if isinstance(contrast, str) else list(contrast))
     else:
@@ -110,20 +97,7 @@ def acquisition_list(
     if per == "volume":
         return exams
     options: dict[str, Any] = dict(key=key, axes=axes, slice_axis=slice_axis, domain=domain, centred=centred)
-    entries = []
-    for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
-        opened = open_acquisition(exam[names.PATH], **options)
-        kept = central_slices(opened.n_slices, central_fraction)
-        if min_signal > 0:
-            strong = slices_with_signal(opened, min_signal, options, fully_sampled)
-            kept = [i for i in kept if i in strong]
-        entries += [{**exam, names.I_SLICE: i} for i in kept]
-    if not entries:
-        raise ValueError(
-            f"acquisition_list: no slice of {len(exams)} exams has a signal of {min_signal} in the central "
-            f"{central_fraction} of its slices; lower 'min_signal' or raise 'central_fraction'"
-        )
-    return entries
+    return entries_of_slices(NAME, exams, options, central_fraction, min_signal, fully_sampled)
 
 
 def _of_cohort(cohort: BrainCohort | None, split: str, contrasts: Sequence[str]) -> list[dict[str, Any]]:
@@ -148,24 +122,21 @@ def _of_cohort(cohort: BrainCohort | None, split: str, contrasts: Sequence[str])
 
 
 def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -> list[dict[str, Any]]:
-    path = path.expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"acquisition_list: 'dataset_dir' must be a folder or a file, there is none at {path}")
-    path = path.resolve()
+    path = existing_path(NAME, path)
     if path.is_file():
         if path.suffix.lower() == ".json":
             return _of_datalist(path, split)
         path = data_file(path)
-        _log_split(path, split, "nothing, a file alone is in each", {})
+        log_split(path, split, "nothing, a file alone is in each", {})
         return [{names.PATH: str(path), names.CASE: file_stem(path)}]
-    folders = [(folder, _split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    folders = [(folder, split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
     marked = [(folder, of) for folder, of in folders if of is not None]
     if split == "all" or not marked:
-        return _split_by_hash(path, _cases(path, _files(path, [path], patterns)), split, subject)
+        return _split_by_hash(path, _cases(path, readable_files(NAME, path, [path], patterns)), split, subject)
     counts = Counter({of: 0 for _, of in marked})
     for folder, of in marked:
-        counts[of] += len(_fitting(_all_files(path, [folder]), patterns))
-    _log_split(path, split, "the names of its sub-folders", counts)
+        counts[of] += len(fitting_files(path, [folder], patterns))
+    log_split(path, split, "the names of its sub-folders", counts)
     chosen = [folder for folder, of in marked if of == split]
     if not chosen:
         raise ValueError(
@@ -173,80 +144,31 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
             f"{', '.join(folder.name for folder, _ in marked)}; add one with that word in its name, such as "
             f"multicoil_{split}, or pass split='all' or one of the sub-folders"
         )
-    return _cases(path, _files(path, chosen, patterns))
-
-
-def _split_of_folder(folder: Path) -> str | None:
-    words = re.split(r"[_-]", folder.name.lower())
-    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
-    return splits.pop() if len(splits) == 1 else None
-
-
-def _log_split(path: Path, split: str, how: str, counts: Mapping[str, int], warning: str = "") -> None:
-    """Say how many exams each split has, and by what."""
-    if split == "all":
-        return
-    shares = ", ".join(f"{counts[one]} {one}" for one in SPLITS if one in counts)
-    level = logging.WARNING if warning else logging.INFO
-    logger.log(level, "%s: the exams of %s are split by %s%s", split, path, how, f": {shares}" * bool(shares) + warning)
-
-
-def _all_files(root: Path, folders: list[Path]) -> list[Path]:
-    found = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-
-
-def _fitting(files: list[Path], patterns: list[str]) -> list[Path]:
-    supported = (file for file in files if file_suffix(file))
-    return sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
-
-
-def _files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
-    found = _all_files(root, folders)
-    kept = _fitting(found, patterns)
-    if kept:
-        return kept
-    supported = _fitting(found, ["*"])
-    where = ", ".join(str(folder) for folder in folders)
-    if supported:
-        raise ValueError(
-            f"acquisition_list: 'pattern' {patterns} must fit a file in {where}, it fits none of {len(supported)} such "
-            f"as {supported[0].name}"
-        )
-    suffixes = Counter("".join(file.suffixes[-2:]) or file.name for file in found)
-    kinds = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(5)) or "no file"
-    raise ValueError(
-        f"acquisition_list: {where} must hold files of {', '.join(SUFFIXES)}, it holds {kinds}; convert them, or pass "
-        "another folder"
-    )
+    return _cases(path, readable_files(NAME, path, chosen, patterns))
 
 
 def _cases(root: Path, files: list[Path]) -> list[dict[str, Any]]:
     """Name each file by its stem; where stems repeat by its path below ``root``; where those repeat with the suffix."""
     stems = Counter(file_stem(file) for file in files)
-    paths = Counter(_path_name(root, file) for file in files)
+    paths = Counter(path_name(root, file) for file in files)
     entries = []
     for file in files:
         case = file_stem(file)
         if stems[case] > 1:
-            case = _path_name(root, file)
+            case = path_name(root, file)
             if paths[case] > 1:
                 case += file_suffix(file).replace(".", "-")
         entries.append({names.PATH: str(file), names.CASE: case})
     return sorted(entries, key=lambda entry: entry[names.CASE])
 
 
-def _path_name(root: Path, file: Path) -> str:
-    return "-".join((*file.relative_to(root).parts[:-1], file_stem(file)))
-
-
 def _split_by_hash(root: Path, entries: list[dict[str, Any]], split: str, subject: str | None) -> list[dict[str, Any]]:
     if split == "all":
         return entries
-    splits = [split_of_name(_subject(entry, subject)) for entry in entries]
-    own = _split_of_folder(root)
+    splits = [split_of_name(subject_of(NAME, str(entry[names.CASE]), subject)) for entry in entries]
+    own = split_of_folder(root)
     warning = f"; its own name says {own}: give the folder above it to split by sub-folders" if own else ""
-    _log_split(root, split, "a hash of their names", {one: splits.count(one) for one in SPLITS}, warning)
+    log_split(root, split, "a hash of their names", {one: splits.count(one) for one in SPLITS}, warning)
     chosen = [entry for entry, of in zip(entries, splits, strict=True) if of == split]
     if not chosen:
         raise ValueError(
@@ -256,26 +178,6 @@ def _split_by_hash(root: Path, entries: list[dict[str, Any]], split: str, subjec
     return chosen
 
 
-def _subject(entry: dict[str, Any], subject: str | None) -> str:
-    case = str(entry[names.CASE])
-    if subject is None:
-        return case
-    found = re.search(subject, case)
-    if found is None:
-        raise ValueError(
-            f"acquisition_list: 'subject' must be found in each file's name, {subject!r} is not in {case!r}"
-        )
-    return found.group(1) if found.re.groups else found.group()
-
-
-def split_of_name(name: str) -> str:
-    """Return the split of a name by its hash alone: 80 % ``train``, 10 % ``validation``, 10 % ``test``."""
-    percent = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big") % 100
-    if percent < TRAIN_PERCENT:
-        return "train"
-    return "validation" if percent < TRAIN_PERCENT + VALIDATION_PERCENT else "test"
-
-
 def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
     wanted = f'{{"{split if split != "all" else "train"}": [{{"path": ..., "case": ...}}]}}'
     try:
@@ -283,9 +185,7 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
     except (ValueError, OSError) as error:
         raise ValueError(f"acquisition_list: {path} must be a datalist {wanted}, it is no JSON ({error})") from error
     lists = content if isinstance(content, dict) else {}
-    _log_split(
-        path, split, "the datalist", {one: len(lists[one]) for one in SPLITS if isinstance(lists.get(one), list)}
-    )
+    log_split(path, split, "the datalist", {one: len(lists[one]) for one in SPLITS if isinstance(lists.get(one), list)})
     chosen = [lists.get(one) for one in (SPLITS if split == "all" else (split,)) if one in lists]
     entries = [entry for one in chosen if isinstance(one, list) for entry in one]
     if not entries or not all(isinstance(entry, dict) and isinstance(entry.get(names.PATH), str) for entry in entries):

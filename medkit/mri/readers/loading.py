@@ -81,7 +81,7 @@ class LoadAcquisitiond(MapTransform):
         """Return a copy of ``data`` with what was read; see the class."""
         d = dict(data)
         for path in self.key_iterator(d):
-            exam = self._open(d[path])
+            exam = opened_exam(d[path], self.options)
             if names.I_SLICE in d:
                 i_slice = int(d[names.I_SLICE])
                 image = exam.read_slice(i_slice)
@@ -90,8 +90,7 @@ class LoadAcquisitiond(MapTransform):
                 if mask is None and exam.kind == KSPACE and not bool(image[0].any()) and not bool(image.any()):
                     mask = exam.file_mask  # an empty slice tells nothing of how it was sampled
             else:
-                n_slices = exam.n_slices if self.n_slices is None else min(self.n_slices, exam.n_slices)
-                first = (exam.n_slices - n_slices) // 2
+                first, n_slices = central_part(exam, self.n_slices)
                 image = exam.read_volume(first, n_slices)
                 affine, mask = exam.slice_affine(first), exam.file_mask
                 mask = None if mask is None else mask[..., None]
@@ -108,8 +107,16 @@ class LoadAcquisitiond(MapTransform):
                 d[names.MASK] = mask.clone()
         return d
 
-    def _open(self, path: Any) -> Acquisition:
-        file = Path(path)
-        if not file.is_file():
-            return open_acquisition(file, *self.options)  # raises, with the reason
-        return EXAMS.get(file, self.options, lambda: open_acquisition(file, *self.options))
+
+def central_part(exam: Acquisition, n_slices: int | None) -> tuple[int, int]:
+    """Return the first and the number of so many slices around the middle one; ``None``: of all."""
+    n_slices = exam.n_slices if n_slices is None else min(n_slices, exam.n_slices)
+    return (exam.n_slices - n_slices) // 2, n_slices
+
+
+def opened_exam(path: Any, options: tuple[Any, ...]) -> Acquisition:
+    """Return an exam opened with the options of :func:`open_acquisition`, the same object until its file changes."""
+    file = Path(path)
+    if not file.is_file():
+        return open_acquisition(file, *options)  # raises, with the reason
+    return EXAMS.get(file, options, lambda: open_acquisition(file, *options))

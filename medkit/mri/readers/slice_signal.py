@@ -10,12 +10,64 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
+from medkit.data import keys as names
 from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
 from medkit.mri.readers.caching import file_stamp
+from medkit.mri.readers.opening import open_acquisition
 from medkit.workflow import atomic_path
 
 logger = logging.getLogger(__name__)
+
+
+def check_slices(name: str, central_fraction: float, min_signal: float) -> None:
+    """Raise ``ValueError`` in the name of a listing function if a share of slices or signal is out of its range."""
+    if not 0 < central_fraction <= 1 or not 0 <= min_signal <= 1:
+        raise ValueError(
+            f"{name}: 'central_fraction' must be above 0 to 1 and 'min_signal' 0 to 1, got "
+            f"{central_fraction} and {min_signal}"
+        )
+
+
+def entries_of_slices(
+    name: str,
+    exams: list[dict[str, Any]],
+    options: dict[str, Any],
+    central_fraction: float,
+    min_signal: float,
+    fully_sampled: bool = False,
+) -> list[dict[str, Any]]:
+    """Return an entry for each slice of exams that is worth training on.
+
+    Args:
+        name: of the listing function, for its error.
+        exams: entries with ``path``.
+        options: how to open the exams.
+        central_fraction: share of each exam's slices to keep, around the middle one.
+        min_signal: keep slices whose root mean square is at least this share of that of the strongest one.
+        fully_sampled: whether exams that the scanner under-sampled are refused, if they are read for ``min_signal``.
+
+    Returns:
+        The entries, each with ``i_slice``.
+
+    Raises:
+        ValueError: if no slice is left, or an exam cannot be read.
+    """
+    entries = []
+    for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
+        opened = open_acquisition(exam[names.PATH], **options)
+        kept = central_slices(opened.n_slices, central_fraction)
+        if min_signal > 0:
+            strong = slices_with_signal(opened, min_signal, options, fully_sampled)
+            kept = [i for i in kept if i in strong]
+        entries += [{**exam, names.I_SLICE: i} for i in kept]
+    if not entries:
+        raise ValueError(
+            f"{name}: no slice of {len(exams)} exams has a signal of {min_signal} in the central "
+            f"{central_fraction} of its slices; lower 'min_signal' or raise 'central_fraction'"
+        )
+    return entries
 
 
 def central_slices(n_slices: int, fraction: float) -> list[int]:

@@ -3,6 +3,8 @@
 from medkit.mri.transforms.acquiring import SimulateKspaced, ToKspaced
 from medkit.mri.transforms.augmenting import RandCenteredFlipd, RandCenteredRotate90d, RandPhased
 from medkit.mri.transforms.coils import CompressCoilsd, PrewhitenKspaced
+from medkit.mri.transforms.conditions import OnlyWithd
+from medkit.mri.transforms.multi_contrast import PackMultiContrastd, UnpackMultiContrastd
 from medkit.mri.transforms.packing import (
     ChannelsToComplexd,
     CoilCombined,
@@ -20,6 +22,8 @@ __all__ = [
     "CoilCombined",
     "ComplexToChannelsd",
     "CompressCoilsd",
+    "OnlyWithd",
+    "PackMultiContrastd",
     "PackReconstructiond",
     "PrewhitenKspaced",
     "RandCenteredFlipd",
@@ -31,5 +35,6 @@ __all__ = [
     "SplitMeasuredd",
     "ToKspaced",
     "Undersampled",
+    "UnpackMultiContrastd",
     "UnpackReconstructiond",
 ]

@@ -35,7 +35,8 @@ class SensitivityMapsd(Transform):
 
     Args:
         mode: ``"estimate"``, see :func:`estimate_sens_maps`; ``"espirit"``, see :func:`espirit_maps`, one set, ones for
-            one coil; ``"none"``: no maps, for data of one coil, so that ``image`` has three channels.
+            one coil; ``"none"``: no maps, for data of one coil, so that ``image`` has no channels for them;
+            ``"auto"``: none for one coil, unless ``n_coils_out`` is given, otherwise estimated.
         n_coils_out: give every sample so many coils, so that samples of different scanners form a batch: missing coils
             are added to ``measured``, ``kspace`` and ``sens_maps`` as zeros. ``None``: leave them as they are.
         n_calibration: use at most so many central lines; ``None``: all that the mask samples, in mode ``"espirit"`` 24
@@ -54,8 +55,8 @@ class SensitivityMapsd(Transform):
     def __init__(
         self, mode: str = "estimate", n_coils_out: int | None = None, n_calibration: int | None = None
     ) -> None:
-        if mode not in ("estimate", "espirit", "none"):
-            raise ValueError(f"SensitivityMapsd: 'mode' must be 'estimate', 'espirit' or 'none', got {mode!r}")
+        if mode not in ("estimate", "espirit", "none", "auto"):
+            raise ValueError(f"SensitivityMapsd: 'mode' must be 'estimate', 'espirit', 'none' or 'auto', got {mode!r}")
         self.mode = mode
         self.n_coils_out = n_coils_out
         self.n_calibration = n_calibration
@@ -65,7 +66,7 @@ class SensitivityMapsd(Transform):
         d = dict(data)
         measured = checked_complex("SensitivityMapsd", names.MEASURED, d[names.MEASURED])
         n_coils = measured.shape[0]
-        if self.mode == "none":
+        if self.mode == "none" or (self.mode == "auto" and n_coils == 1 and self.n_coils_out is None):
             if n_coils > 1:
                 raise ValueError(f"SensitivityMapsd: mode 'none' is for one coil, got {n_coils}; use 'estimate'")
             return d
@@ -74,9 +75,10 @@ class SensitivityMapsd(Transform):
             d[names.SENS_MAPS] = slices_last(maps, measured.ndim == 4)
         if self.n_coils_out is not None:
             if n_coils > self.n_coils_out:
+                exam = f" of {d[names.PATH]}" if names.PATH in d else ""
                 raise ValueError(
                     f"SensitivityMapsd: 'n_coils_out' must be at least the number of coils, got {self.n_coils_out} for "
-                    f"{n_coils} coils; raise it (in a bundle: --n_coils {n_coils})"
+                    f"{n_coils} coils{exam}; raise it (in a bundle: --n_coils {n_coils})"
                 )
             for key in (names.MEASURED, names.KSPACE, names.SENS_MAPS):
                 if key in d:
@@ -85,7 +87,7 @@ class SensitivityMapsd(Transform):
         return d
 
     def _estimated(self, measured: Tensor, mask: Tensor) -> Tensor:
-        if self.mode == "estimate" or measured.shape[1] == 1:
+        if self.mode != "espirit" or measured.shape[1] == 1:
             return estimate_sens_maps(measured, mask, self.n_calibration)
         maps, _ = espirit_maps(measured, mask, 24 if self.n_calibration is None else self.n_calibration)
         return maps[:, 0]
