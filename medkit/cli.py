@@ -37,10 +37,7 @@ and multi_gpu_train; several are merged in order: `medkit run clgnet train small
 """
 _BASES = ("train", "inference")  # configs that stand alone; all others are overlays on train
 _FORMATS = ("torchscript", "onnx")
-_SHOWN = (
-    "bundle_root dataset_dir output_dir run_name device max_epochs val_interval batch_size num_workers learning_rate "
-    "use_amp seed ckpt_path images key axes domain centred slice_axis"
-).split()
+_NOT_OPTIONS = {"imports", "initialize", "run", "finalize", "run_dir", "config_dir", "network", "average"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,6 +150,12 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_option(name: str, value: object) -> bool:
+    """Tell a setting at the top of a config from what the config builds."""
+    parts = value if isinstance(value, list) else [value]
+    return name not in _NOT_OPTIONS and not any(isinstance(part, dict) for part in parts)
+
+
 def _info(options: argparse.Namespace) -> int:
     folder = _bundle(options.bundle)
     metadata = _read(folder / "configs" / "metadata.json")
@@ -167,7 +170,9 @@ def _info(options: argparse.Namespace) -> int:
         if name in configs:
             content = _read(folder / "configs" / f"{name}.json")
             _say(f"  medkit run {options.bundle} {name}")
-            _say(*(f"    --{knob:<14} {json.dumps(content[knob])}" for knob in _SHOWN if knob in content))
+            _say(
+                *(f"    --{knob:<20} {json.dumps(value)}" for knob, value in content.items() if _is_option(knob, value))
+            )
     if metadata.get("eval_metrics"):
         _say("", "results   (how they were got: docs/README.md)", json.dumps(metadata["eval_metrics"], indent=2))
     return 0
@@ -240,10 +245,10 @@ def _export(options: argparse.Namespace) -> int:
     examples, metadata = example_inputs(parser["_meta_"]), parser["_meta_"]
     output_dir = Path(options.output_dir or folder / "models")
     reports = []
+    if "onnx" in options.formats:  # first: it may lack its libraries
+        reports.append(to_onnx(network, output_dir / "model.onnx", examples, metadata=metadata))
     if "torchscript" in options.formats:
         reports.append(to_torchscript(network, output_dir / "model.ts", examples, options.method, metadata=metadata))
-    if "onnx" in options.formats:
-        reports.append(to_onnx(network, output_dir / "model.onnx", examples, metadata=metadata))
     for report in reports:
         _say(f"{report.path}  {report.kind}, differs from the network by at most {max(report.errors.values()):.1e}")
     return 0

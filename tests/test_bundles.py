@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 
+from medkit.workflow import user_message
 from tests.bundle_runs import (
     BUNDLES,
     CLGNET,
@@ -123,6 +124,18 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
     assert json.loads((folder / "config.json").read_text())["n_test_subjects"] == 1
     assert "n_test_subjects" not in json.loads((folder.parent / "config.json").read_text()), "the training's is kept"
     assert list(folder.glob("*.png"))
+
+
+def test_weights_of_another_network_end_in_one_sentence_and_leave_the_evaluation(trained):
+    folder = trained / "small" / "evaluate"
+    before = {path: path.read_bytes() for path in folder.glob("*")}
+    with pytest.raises(RuntimeError) as caught:
+        run(CLGNET, ["train", "evaluate"], output_dir=str(trained), run_name="small", spacing=4.0, n_test_subjects=1)
+    sentence = user_message(caught.value)
+    assert sentence is not None
+    assert "do not fit" in sentence
+    assert "overlays" in sentence
+    assert {path: path.read_bytes() for path in folder.glob("*")} == before
 
 
 def test_inference_keeps_the_geometry_of_a_volume(trained, tmp_path):

@@ -23,6 +23,7 @@ _DOOR_ERRORS = (
     ImportError,
 )
 _FILE_ERRORS = (FileNotFoundError, NotADirectoryError, PermissionError)
+_OTHER_WEIGHTS = "Error(s) in loading state_dict"  # how torch begins when weights belong to another network
 _COMMANDS = ("monai.bundle.__main__", "medkit.cli")
 # A door's message opens with its function, "check_knobs: …"; what Python itself says inside medkit is a defect.
 _DOOR = re.compile(r"[A-Za-z_][\w.]*: .")
@@ -41,7 +42,8 @@ def user_message(error: BaseException) -> str | None:
 
     Returns:
         The message of the first error in the chain that medkit raised with a message of the form ``function: …`` (an
-        error of value, type, import, file or run time), or of a missing or closed file that medkit wanted to open.
+        error of value, type, import, file or run time), or of a missing or closed file that medkit wanted to open; or
+        that given weights belong to another network.
 
     Example:
         >>> user_message(RuntimeError("a defect")) is None
@@ -54,6 +56,12 @@ def user_message(error: BaseException) -> str | None:
         is_door = isinstance(link, _DOOR_ERRORS) and raised_here and _DOOR.match(str(link)) is not None
         if is_door or (isinstance(link, _FILE_ERRORS) and asked_here):
             return _one_line(str(link))
+        if isinstance(link, RuntimeError) and str(link).startswith(_OTHER_WEIGHTS):
+            first = str(link).splitlines()[1].strip()
+            return _one_line(
+                f"the weights do not fit the network of the configs ({first} ...); name the overlays and options of "
+                "the training that made them, or give other weights with ckpt_path"
+            )
         for match in _RAISED.finditer(str(link)):
             is_kind = match["type"] in {kind.__name__ for kind in _DOOR_ERRORS}
             if is_kind and _in_package(Path(match["file"])) and _DOOR.match(match["text"]):
