@@ -71,11 +71,15 @@ def reading(folder: Path, shape: tuple[int, int, int, int], n_repeats: int) -> I
 
     n_slices, n_coils, height, width = shape
     rng = np.random.default_rng(0)
+    # As a scanner's k-space, strong in the middle: the reader looks at that.
+    y, x = (np.arange(n, dtype=np.float32) - n // 2 for n in (height, width))
+    strength = 1 / (1 + (y[:, None] ** 2 + x**2) / 16)
     path = folder / "volume.h5"
     with h5py.File(path, "w") as file:
         kspace = file.create_dataset("kspace", shape, np.complex64)
         for i in range(n_slices):
-            kspace[i] = rng.standard_normal(shape[1:], np.float32) + 1j * rng.standard_normal(shape[1:], np.float32)
+            noise = rng.standard_normal(shape[1:], np.float32) + 1j * rng.standard_normal(shape[1:], np.float32)
+            kspace[i] = strength * noise
     reader, load = FastMRIReader(), LoadAcquisitiond()
     i_slice = n_slices // 2
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 KSPACE, MAGNITUDE = "kspace", "magnitude"
 # A corner of k-space this many times stronger than its centre: the zero frequency lies at index 0.
 CORNER_RATIO = 10.0
+# So many slices are looked at for whether they hold k-space, where the first ones do not tell.
+MAX_LOOKS = 8
 
 
 @dataclass(eq=False)
@@ -202,16 +204,17 @@ class Acquisition:
         return tensor
 
     def _refuse_image(self, kspace: Tensor) -> None:
-        if self.is_domain_given or self.__dict__.get("_kspace_seen"):
+        n_looks = self.__dict__.get("_n_looks", 0)
+        if self.is_domain_given or n_looks >= MAX_LOOKS:
             return
-        looks = looks_like_image(kspace)
+        looks = looks_like_image(kspace[:2])  # two coils tell as well as all, in less time
         if looks:
             raise ValueError(
                 f"open_acquisition: {self.path} must hold k-space, but looks like images or sensitivity maps; say "
                 "domain='image' for complex images, domain='kspace' if it is k-space all the same, and keep maps out "
                 "of the folder of exams (in a bundle: --domain image)"
             )
-        self.__dict__["_kspace_seen"] = looks is False
+        self.__dict__["_n_looks"] = MAX_LOOKS if looks is False else n_looks + 1
 
     def _warn_if_not_centred(self, kspace: Tensor) -> None:
         if self.__dict__.get("_centre_seen"):

@@ -9,6 +9,8 @@ from medkit.ops import centered_fft
 # Scanners' k-space has at most 0.02 times as many effective samples as its image (8 and 16 coils, one coil, and
 # under-sampled), images have 58 to 6000 times as many as their k-space, noise as many.
 CLEAR_RATIO = 10.0
+# An image has no fewer than its body's share of all samples: what has fewer is k-space, without a Fourier transform.
+FEWEST_OF_AN_IMAGE = 0.01
 
 
 def effective_samples(x: Tensor) -> float:
@@ -20,7 +22,7 @@ def effective_samples(x: Tensor) -> float:
     Returns:
         The participation ratio of the energies e, ``(sum e)^2 / sum e^2``; NaN without signal.
     """
-    energy = x.abs().double().square().sum(0)
+    energy = (x.real.double().square() + x.imag.double().square()).sum(0)
     return float(energy.sum().square() / energy.square().sum())
 
 
@@ -39,7 +41,10 @@ def looks_like_image(x: Tensor) -> bool | None:
     """
     if min(x.shape[-2:]) < 16:
         return None
-    ratio = effective_samples(x) / effective_samples(centered_fft(x))
+    effective = effective_samples(x)
+    if effective < FEWEST_OF_AN_IMAGE * x.shape[-2] * x.shape[-1]:
+        return False
+    ratio = effective / effective_samples(centered_fft(x))
     if 1 / CLEAR_RATIO < ratio < CLEAR_RATIO or ratio != ratio:
         return None
     return ratio > 1
