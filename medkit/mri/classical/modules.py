@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from medkit.mri.channels import channels_to_complex, complex_to_channels
 from medkit.mri.classical.gradients import cg_sense
-from medkit.mri.classical.problem import check_problem
+from medkit.mri.classical.problem import check_settings
 from medkit.mri.classical.sparsity import l1_wavelet
 from medkit.mri.classical.variation import total_variation
 
@@ -60,8 +60,7 @@ class ZeroFilled(ClassicalReconstruction):
 class _Iterative(ClassicalReconstruction):
     def __init__(self, weight: float, n_iterations: int):
         super().__init__()
-        nothing = torch.zeros(1, 1, 1, 1, dtype=torch.complex64)
-        check_problem(type(self).__name__, nothing, nothing.real, weight, n_iterations)
+        check_settings(type(self).__name__, weight, n_iterations)
         self.weight = weight
         self.n_iterations = n_iterations
 

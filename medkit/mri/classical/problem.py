@@ -29,6 +29,11 @@ def check_problem(name: str, zero_filled: Tensor, mask: Tensor, weight: float, n
             f"{name}: 'mask' must be real and broadcast to {tuple(zero_filled.shape)}, got {mask.dtype} "
             f"{tuple(mask.shape)}"
         )
+    check_settings(name, weight, n_iterations)
+
+
+def check_settings(name: str, weight: float, n_iterations: int) -> None:
+    """Raise ``ValueError`` in the name of a method if its weight is negative or infinite, or it takes no step."""
     if not 0 <= weight < math.inf:
         raise ValueError(f"{name}: 'weight' must be at least 0, got {weight}")
     if n_iterations < 1:

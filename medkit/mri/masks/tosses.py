@@ -3,6 +3,7 @@
 import numpy as np
 
 from medkit.mri.masks.base import Rates, SamplingMask
+from medkit.mri.masks.lines import centre_lines
 
 
 class BernoulliMask(SamplingMask):
@@ -50,8 +51,7 @@ class BernoulliMask(SamplingMask):
         probability = (width / rate - n_low) / (width - n_low) if n_low < width else 1.0
         rng = rng if self.seed is None else np.random.RandomState(self.seed)
         lines = rng.uniform(size=width) < probability
-        start = (width - n_low + 1) // 2
-        lines[start : start + n_low] = True
+        lines |= centre_lines(width, n_low)
         if not self.legacy_hermitian:
             return lines
         frequency = np.abs(np.arange(width) - width // 2)

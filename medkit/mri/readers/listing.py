@@ -133,18 +133,19 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
     marked = [(folder, of) for folder, of in folders if of is not None]
     if split == "all" or not marked:
         return _split_by_hash(path, _cases(path, readable_files(NAME, path, [path], patterns)), split, subject)
-    counts = Counter({of: 0 for _, of in marked})
+    files: dict[str, list[Path]] = {of: [] for _, of in marked}
     for folder, of in marked:
-        counts[of] += len(fitting_files(path, [folder], patterns))
-    log_split(path, split, "the names of its sub-folders", counts)
-    chosen = [folder for folder, of in marked if of == split]
-    if not chosen:
+        files[of] += fitting_files(path, [folder], patterns)
+    log_split(path, split, "the names of its sub-folders", {of: len(found) for of, found in files.items()})
+    if split not in files:
         raise ValueError(
             f"acquisition_list: {path} must have a sub-folder for the split '{split}', it has "
             f"{', '.join(folder.name for folder, _ in marked)}; add one with that word in its name, such as "
             f"multicoil_{split}, or pass split='all' or one of the sub-folders"
         )
-    return _cases(path, readable_files(NAME, path, chosen, patterns))
+    # Without any, readable_files says what is there instead.
+    chosen = [folder for folder, of in marked if of == split]
+    return _cases(path, sorted(files[split]) or readable_files(NAME, path, chosen, patterns))
 
 
 def _cases(root: Path, files: list[Path]) -> list[dict[str, Any]]:

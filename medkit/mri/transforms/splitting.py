@@ -14,6 +14,7 @@ import torch
 from monai.transforms import Randomizable, Transform
 
 from medkit.data import keys as names
+from medkit.mri.calibration import centre_start
 from medkit.mri.masks.base import choose
 from medkit.mri.transforms.layout import checked_complex, plain
 from medkit.mri.transforms.seeding import generator_of
@@ -94,7 +95,7 @@ class SplitMeasuredd(Randomizable, Transform):
         """Bool (H, W): the samples held back."""
         free = mask.copy()
         inner = tuple(
-            slice((n - m + 1) // 2, (n - m + 1) // 2 + m) for n in mask.shape for m in [min(n, self.n_center)]
+            slice(centre_start(n, m), centre_start(n, m) + m) for n in mask.shape for m in [min(n, self.n_center)]
         )
         free[inner] = False
         n_held = round(self.fraction * int(mask.sum()))
