@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,15 +59,47 @@ def typed(folder: Path, line: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
 
 
+def train_in_two_processes(bundle: Path, output_dir: Path) -> None:
+    """Train a bundle shortly in two processes, with half a batch in each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = command(bundle, ["train", "multi_gpu_train", "small"], "--output_dir", str(output_dir), "--batch_size", "1")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = typed(output_dir, [*launcher, *line[1:]])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def values_of_steps(
+    bundle: Path, value_of: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor], **overrides: object
+) -> list[float]:
+    """Train on one sample for 30 steps, and return a value of the loss module and its result after each."""
+    parser = ConfigParser()
+    parser.read_config(configs(bundle, "train", "small"))
+    parser.update({"bundle_root": str(bundle), **overrides})
+    torch.manual_seed(0)
+    dataset = parser.get_parsed_content("train#dataset")
+    sample = dataset[len(dataset) // 2]
+    network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
+    values = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        value = loss(network(sample["image"][None]), sample["label"][None])
+        value.backward()
+        optimizer.step()
+        values.append(float(value_of(loss, value.detach())))
+    return values
+
+
 def trained_weights(folder: Path) -> Path:
     """Return the file of the best weights of the short training in a folder."""
     return folder / "small" / "model.pt"
 
 
-def trained_network(folder: Path) -> torch.nn.Module:
+def trained_network(folder: Path, bundle: Path = CLGNET) -> torch.nn.Module:
     """Return the network of the short training as the configs of inference build it."""
     parser = ConfigParser()
-    parser.read_config(configs(CLGNET, "inference"))
+    parser.read_config(configs(bundle, "inference"))
     parser["network_def#network#preset"] = "small"
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(trained_weights(folder), weights_only=True))

@@ -23,6 +23,7 @@ from tests.bundle_runs import (
     trained_network,
     trained_weights,
     typed,
+    values_of_steps,
 )
 
 REQUIRED_METADATA = (
@@ -68,20 +69,7 @@ def test_training_leaves_weights_checkpoint_and_pictures(trained):
 
 
 def test_training_steps_lower_the_loss():
-    parser = ConfigParser()
-    parser.read_config(configs(CLGNET, "train", "small"))
-    parser["bundle_root"] = str(CLGNET)
-    torch.manual_seed(0)
-    dataset = parser.get_parsed_content("train#dataset")
-    sample = dataset[len(dataset) // 2]
-    network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
-    values = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        value = loss(network(sample["image"][None]), sample["label"][None])
-        value.backward()
-        optimizer.step()
-        values.append(float(loss.parts["l1"]))
+    values = values_of_steps(CLGNET, lambda loss, value: loss.parts["l1"])
     assert values[-1] < 0.95 * values[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from tests.bundle_runs import (
     environment,
     infer,
     run,
+    train_in_two_processes,
     trained_network,
     trained_weights,
     typed,
@@ -75,13 +75,7 @@ def test_training_starts_from_given_weights(trained, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs torchrun's store, which Windows builds of torch lack")
 def test_two_processes_train_what_one_does(trained, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = command(CLGNET, ["train", "multi_gpu_train", "small"], "--output_dir", str(tmp_path), "--batch_size", "1")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    done = typed(tmp_path, [*launcher, *line[1:]])
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_in_two_processes(CLGNET, tmp_path)
     # A norm, since Adam divides gradients by their size: of those near zero it blows rounding up to whole steps.
     two, one = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (tmp_path, trained))
     assert (two - one).norm() < 1e-4 * one.norm()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sys
 from pathlib import Path
 
@@ -16,9 +15,17 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export
 
 from medkit.mri import MultiContrastLoss
 from medkit.workflow import user_message
-from tests.bundle_runs import MC_CDIC, command, configs, prepared, run, typed
-
-SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
+from tests.bundle_runs import (
+    MC_CDIC,
+    SMALL,
+    configs,
+    prepared,
+    run,
+    train_in_two_processes,
+    trained_network,
+    trained_weights,
+    values_of_steps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +42,6 @@ def weights(folder: Path, name: str = "small") -> torch.Tensor:
     return torch.cat([value.flatten() for value in state.values()])
 
 
-def loaded(trained: Path) -> torch.nn.Module:
-    """Return the network of inference with the weights of the short training."""
-    parser = ConfigParser()
-    parser.read_config(configs(MC_CDIC, "inference"))
-    parser["network_def#network#preset"] = "small"
-    network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(torch.load(trained / "small" / "model.pt", weights_only=True))
-    return network
-
-
 def test_training_leaves_weights_checkpoint_and_pictures(trained):
     for name in ("model.pt", "checkpoint.pt", "preview.png", "previews/epoch_0002.png", "config.json"):
         assert (trained / "small" / name).is_file(), name
@@ -59,21 +56,7 @@ def test_properties_of_monai_are_there(names, kind, overrides, tmp_path):
 
 
 def test_training_steps_lower_the_loss():
-    parser = ConfigParser()
-    parser.read_config(configs(MC_CDIC, "train", "small"))
-    parser["bundle_root"] = str(MC_CDIC)
-    parser["learning_rate"] = 0.002
-    torch.manual_seed(0)
-    dataset = parser.get_parsed_content("train#dataset")
-    sample = dataset[len(dataset) // 2]
-    network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
-    values = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        value = loss(network(sample["image"][None]), sample["label"][None])
-        value.backward()
-        optimizer.step()
-        values.append(float(value.detach()))
+    values = values_of_steps(MC_CDIC, lambda loss, value: value, learning_rate=0.002)
     assert values[-1] < 0.9 * values[0]
 
 
@@ -108,7 +91,7 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
 
 def infer(trained: Path, out: Path, **options: object) -> dict:
     """Restore exams with the weights of the short training, and return their metrics."""
-    weights = str(trained / "small" / "model.pt")
+    weights = str(trained_weights(trained))
     run(MC_CDIC, ["inference"], output_dir=str(out), ckpt_path=weights, **{**SMALL, **options})
     return json.loads((out / "metrics.json").read_text())
 
@@ -209,13 +192,13 @@ def test_exported_torchscript_agrees_with_the_network(trained, tmp_path):
     ckpt_export(
         net_id="network_def",
         filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(trained / "small" / "model.pt"),
+        ckpt_file=str(trained_weights(trained)),
         meta_file=str(MC_CDIC / "configs" / "metadata.json"),
         config_file=configs(MC_CDIC, "inference")[0],
         bundle_root=str(MC_CDIC),
         **{"network_def#network#preset": "small"},
     )
-    exported, network = torch.jit.load(str(tmp_path / "model.ts")), loaded(trained)
+    exported, network = torch.jit.load(str(tmp_path / "model.ts")), trained_network(trained, MC_CDIC)
     for size in ((32, 40), (45, 33)):
         image = torch.rand(1, 4, *size)
         with torch.no_grad():
@@ -229,7 +212,7 @@ def test_onnx_of_the_bundle_agrees_with_the_network(trained, tmp_path):
     onnx_export(
         net_id="network_def",
         filepath=str(tmp_path / "model.onnx"),
-        ckpt_file=str(trained / "small" / "model.pt"),
+        ckpt_file=str(trained_weights(trained)),
         meta_file=str(MC_CDIC / "configs" / "metadata.json"),
         config_file=configs(MC_CDIC, "inference")[0],
         input_shape=[1, 4, 32, 40],
@@ -241,17 +224,13 @@ def test_onnx_of_the_bundle_agrees_with_the_network(trained, tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     (pred,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(pred), loaded(trained)(image), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            torch.from_numpy(pred), trained_network(trained, MC_CDIC)(image), atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs torchrun's store, which Windows builds of torch lack")
 def test_two_processes_train_what_one_does(trained, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = command(MC_CDIC, ["train", "multi_gpu_train", "small"], "--output_dir", str(tmp_path), "--batch_size", "1")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    done = typed(tmp_path, [*launcher, *line[1:]])
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_in_two_processes(MC_CDIC, tmp_path)
     one, two = weights(trained), weights(tmp_path)
     assert (two - one).norm() < 1e-4 * one.norm()

@@ -124,27 +124,21 @@ class SaveReconstructions:
             write_nifti(path, images[self.method], affine, code)
             logger.info(f"{case}: wrote {path}")
         if self.use_png:
-            notes = {name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()}
-            self._draw_case(sample, images, reference, notes, affine)
+            i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
+            self._draw(
+                sample,
+                i_slice,
+                path=self.output_dir / f"{case}.png",
+                images={name: _slice(image, i_slice) for name, image in images.items()},
+                reference=None if reference is None else _slice(reference, i_slice),
+                notes={name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()},
+                title=case,
+                affine=affine,
+            )
 
-    def _draw_case(
-        self,
-        sample: Mapping[str, Any],
-        images: Mapping[str, Tensor],
-        reference: Tensor | None,
-        notes: Mapping[str, str],
-        affine: np.ndarray,
-    ) -> None:
-        """Draw the slice with the most signal; images and reference are magnitudes (H, W[, S])."""
-        i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
-        draw_reconstructions(
-            self.output_dir / f"{sample[CASE]}.png",
-            {name: _slice(image, i_slice) for name, image in images.items()},
-            None if reference is None else _slice(reference, i_slice),
-            notes,
-            title=str(sample[CASE]),
-            affine=affine,
-        )
+    def _draw(self, sample: Mapping[str, Any], i_slice: int, **picture: Any) -> None:
+        """Draw a slice of a case; ``picture`` are arguments of :func:`draw_reconstructions`."""
+        draw_reconstructions(**picture)
 
     def _save_metrics(self) -> None:
         parts = [self._cases]
@@ -176,26 +170,13 @@ class SaveMultiContrast(SaveReconstructions):
         >>> SaveMultiContrast("results", method="mc_cdic").attach(evaluator)
     """
 
-    def _draw_case(
-        self,
-        sample: Mapping[str, Any],
-        images: Mapping[str, Tensor],
-        reference: Tensor | None,
-        notes: Mapping[str, str],
-        affine: np.ndarray,
-    ) -> None:
-        i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
+    def _draw(self, sample: Mapping[str, Any], i_slice: int, **picture: Any) -> None:
         n_guides = sample[GUIDE].shape[0]
         draw_multi_contrast(
-            self.output_dir / f"{sample[CASE]}.png",
-            {name: _slice(image, i_slice) for name, image in images.items()},
-            _slice(sample[IMAGE][3 : 3 + n_guides], i_slice, 3),
-            _slice(sample[UNIQUE], i_slice, 3),
-            _slice(sample[COMMON], i_slice, 3),
-            None if reference is None else _slice(reference, i_slice),
-            notes,
-            title=str(sample[CASE]),
-            affine=affine,
+            guide=_slice(sample[IMAGE][3 : 3 + n_guides], i_slice, 3),
+            unique=_slice(sample[UNIQUE], i_slice, 3),
+            common=_slice(sample[COMMON], i_slice, 3),
+            **picture,
         )
 
 
