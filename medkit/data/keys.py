@@ -41,6 +41,7 @@ With n reference contrasts (of the same subject, fully sampled, to help to resto
 =============  ==========================  =========  =================================================================
 guide          (n, H, W[, S])              float32    the reference contrasts, each in its own unit; before they are
                                                       loaded a str, or a list of them: their files
+guide_contrasts                            list[str]  their names, as ``pair_list`` gives them: ``t1``, ``pd``
 image          (3 + n + 2 coil, H, W[, S]) float32    as above, with ``guide`` behind the mask, each channel divided by
                                                       its own 99.5th percentile
 label          (2 + n, H, W[, S])          float32    Re, Im of ``reference`` / ``scale``, then ``guide`` as in
@@ -77,5 +78,6 @@ IMAGE = "image"
 LABEL = "label"
 PRED = "pred"
 GUIDE = "guide"
+GUIDE_CONTRASTS = "guide_contrasts"
 UNIQUE = "unique"
 COMMON = "common"

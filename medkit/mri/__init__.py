@@ -76,7 +76,7 @@ from medkit.mri.readers import (
     open_acquisition,
     pair_list,
 )
-from medkit.mri.refinement import ImageRefiner
+from medkit.mri.refinement import GuidedImageRefiner, ImageRefiner
 from medkit.mri.transforms import (
     ChannelsToComplexd,
     CoilCombined,
@@ -121,6 +121,7 @@ __all__ = [
     "GaussianMask",
     "GaussianMask2D",
     "GradientFeatures",
+    "GuidedImageRefiner",
     "HardDataConsistency",
     "ImageRefiner",
     "KspaceCropOperator",

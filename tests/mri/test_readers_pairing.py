@@ -155,6 +155,53 @@ def test_slices_hold_the_same_place_of_all_contrasts(tmp_path):
     np.testing.assert_array_equal(volume[0], expected)
 
 
+def test_each_reference_by_itself_takes_what_an_exam_has(tmp_path):
+    ixi(tmp_path, 2)
+    (tmp_path / "IXI-PD" / "IXI001-Guys-801-PD.nii.gz").unlink()
+    entries = pair_list(tmp_path, per="volume", guides=("t1", "pd"), each_guide=True)
+    assert [(entry["case"], entry["guide_contrasts"]) for entry in entries] == [
+        ("IXI000-Guys-800_t1", ["t1"]),
+        ("IXI000-Guys-800_pd", ["pd"]),
+        ("IXI001-Guys-801_t1", ["t1"]),
+    ]
+    for entry in entries:
+        ((guide,), subject) = entry["guide"], entry["subject"]
+        assert guide.endswith(f"-{entry['guide_contrasts'][0].upper()}.nii.gz")
+        assert subject in guide
+        assert subject in entry["path"]
+    with pytest.raises(ValueError, match="'IXI001-Guys-801' must have the contrasts t2, t1, pd, it has no pd"):
+        pair_list(tmp_path, per="volume", guides=("t1", "pd"))
+    for path in (tmp_path / "IXI-T1").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="'IXI001-Guys-801' must have the contrasts t2, t1, pd, it has no t1, pd"):
+        pair_list(tmp_path, per="volume", guides=("t1", "pd"), each_guide=True)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_references_is_of_other_subjects(tmp_path, share):
+    options = {"guides": ("t1", "pd"), "each_guide": True}
+    right = pair_list(ixi(tmp_path), **options)
+    wrong = pair_list(tmp_path, mispaired=share, **options)
+    assert len(wrong) == len(right) == 24
+    swapped = []
+    for a, b in zip(right, wrong, strict=True):
+        assert {**a, "guide": None} == {**b, "guide": None}
+        if a["guide"] != b["guide"]:
+            swapped.append(b)
+            assert b["subject"] not in b["guide"][0]
+            assert b["guide"][0].endswith(f"-{b['guide_contrasts'][0].upper()}.nii.gz")
+    assert len(swapped) == share * 24
+    assert pair_list(tmp_path, mispaired=share, **options) == wrong
+    assert pair_list(tmp_path, mispaired=share, seed=1, **options) != wrong
+
+
+def test_a_lone_subject_has_no_wrong_references(tmp_path):
+    with pytest.raises(ValueError, match="'mispaired' must be 0 here, or there must be a second subject"):
+        pair_list(ixi(tmp_path, 1), mispaired=0.5)
+    with pytest.raises(ValueError, match="'mispaired' must be 0 to 1"):
+        pair_list(tmp_path, mispaired=1.5)
+
+
 def test_kspace_guides_by_its_coils_together(tmp_path):
     kspace = np.random.default_rng(0).standard_normal((3, 2, 8, 6, 2)).astype(np.float32).view(np.complex64)[..., 0]
     np.save(tmp_path / "t2.npy", kspace)
@@ -169,7 +216,9 @@ def test_kspace_guides_by_its_coils_together(tmp_path):
 def test_cohort_pairs_are_not_copies_of_each_other(monkeypatch, tmp_path):
     cohort = BrainCohort(1, spacing=8.0, contrasts=("t2", "t1"), lesions=True, misalignment=0.5, cache_dir=tmp_path)
     monkeypatch.setattr(BrainCohort, "datalist", lambda self: [{"case": "s", "t2": "a", "t1": "b", "labels": "c"}])
-    assert pair_list(cohort=cohort, per="volume") == [{"path": "a", "guide": ["b"], "case": "s", "subject": "s"}]
+    assert pair_list(cohort=cohort, per="volume") == [
+        {"path": "a", "guide": ["b"], "guide_contrasts": ["t1"], "case": "s", "subject": "s"}
+    ]
     with pytest.raises(ValueError, match="must be of \\('t2', 't1'\\) for this cohort, got \\['pd'\\]"):
         pair_list(cohort=cohort, guides="pd")
     with pytest.raises(ValueError, match="is the train split"):

@@ -72,6 +72,15 @@ def test_an_empty_reference_stays_empty():
     assert not chain()(one)["label"][2:].any()
 
 
+def test_a_hidden_reference_is_zero_and_all_else_is_as_before():
+    ready = chain()(sample(n_guides=2))
+    shown, hidden = (PackMultiContrastd(use_guide=use_guide)(ready) for use_guide in (True, False))
+    for key, first in (("image", 3), ("label", 2)):
+        assert shown[key][first : first + 2].abs().sum() > 0
+        shown[key][first : first + 2] = 0
+        assert torch.equal(shown[key], hidden[key])
+
+
 @pytest.mark.parametrize("n_slices", [None, 3])
 def test_unpacked_parts_add_up_to_the_image(n_slices):
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from medkit.mri.channels import pack_reconstruction
 from medkit.mri.mc_cdic.network import MCCDic
+from medkit.mri.refinement import GuidedImageRefiner
 
 N_FIXED = 3  # channels before the references: Re, Im, mask
 
@@ -53,8 +54,8 @@ class PackedMultiContrast(nn.Module):
     """MC-CDic behind one real tensor in, one real tensor out: the form that bundles and exports need.
 
     Args:
-        network: a :class:`MCCDic`. With ``in_channels=1`` it gets and returns the real part alone, and the imaginary
-            channels of the result are 0.
+        network: a :class:`MCCDic`, or a :class:`medkit.mri.GuidedImageRefiner` to compare with it. An MC-CDic with
+            ``in_channels=1`` gets and returns the real part alone; the imaginary channels of the result are then 0.
 
     Example:
         >>> from medkit.mri import MCCDic
@@ -63,7 +64,7 @@ class PackedMultiContrast(nn.Module):
         torch.Size([1, 9, 32, 32])
     """
 
-    def __init__(self, network: MCCDic):
+    def __init__(self, network: MCCDic | GuidedImageRefiner):
         super().__init__()
         self.network = network
         self.in_channels = int(network.in_channels)

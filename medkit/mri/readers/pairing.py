@@ -17,6 +17,7 @@ from medkit.mri.readers.contrasts import CONTRASTS, Exam, exams_of_folder, exams
 from medkit.mri.readers.folders import existing_path
 from medkit.mri.readers.grids import pair_fault
 from medkit.mri.readers.guides import read_through
+from medkit.mri.readers.mispairing import with_wrong_guides
 from medkit.mri.readers.opening import file_stem, open_acquisition
 from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
 from medkit.mri.readers.splits import COHORT_SUBJECTS, SPLITS, check_split, split_of_name
@@ -42,6 +43,9 @@ def pair_list(
     skip_bad: bool = False,
     central_fraction: float = 1.0,
     min_signal: float = 0.0,
+    each_guide: bool = False,
+    mispaired: float = 0.0,
+    seed: int = 0,
     key: str | None = None,
     axes: str | None = None,
     slice_axis: int = 2,
@@ -80,30 +84,38 @@ def pair_list(
             a warning, instead of raising its error. Each file is then read through once.
         central_fraction: share of each examination's slices to keep, around the middle one, above 0 to 1.
         min_signal: keep slices whose root mean square is at least this share of that of the target's strongest slice.
+        each_guide: an entry for each reference contrast by itself, its name behind the case's, instead of one entry
+            with all of them; examinations may then lack some of them.
+        mispaired: share of the entries, 0 to 1, that get the references of another subject: to learn, or to test, that
+            a reference may be wrong.
+        seed: of which entries those are.
         key: as for :func:`open_acquisition`, like the arguments that follow.
         axes: names of the array's axes.
         slice_axis: for volumes, the axis that counts the slices.
         domain: ``"kspace"`` or ``"image"``.
 
     Returns:
-        Entries with ``path`` (of the target), ``guide`` (list of paths), ``case``, ``subject`` and, per slice,
-        ``i_slice``, sorted by case and slice.
+        Entries with ``path`` (of the target), ``guide`` (list of paths), ``guide_contrasts`` (their names), ``case``,
+        ``subject`` and, per slice, ``i_slice``, sorted by case and slice.
 
     Raises:
         FileNotFoundError: if a file does not exist.
         ValueError: if an argument is out of its range, the split is empty, or an examination is bad: without one of the
-            contrasts, of contrasts on different grids, orientations or numbers of coils, or unreadable.
+            contrasts, of contrasts on different grids, orientations or numbers of coils, or unreadable; or if
+            references are to be of other subjects and there is one subject alone.
 
     Example:
         >>> pair_list("IXI/", "validation", guides="pd")[0]
         {'path': '/data/IXI/IXI012-HH-1211-T2.nii.gz', 'guide': ['/data/IXI/IXI012-HH-1211-PD.nii.gz'],
-         'case': 'IXI012-HH-1211', 'subject': 'IXI012', 'i_slice': 0}
+         'guide_contrasts': ['pd'], 'case': 'IXI012-HH-1211', 'subject': 'IXI012', 'i_slice': 0}
     """
     check_split(NAME, split, per)
     check_slices(NAME, central_fraction, min_signal)
     wanted = _contrasts(target, guides)
     if align not in MODES:
         raise ValueError(f"{NAME}: 'align' must be one of {MODES}, got {align!r}")
+    if not 0 <= mispaired <= 1:
+        raise ValueError(f"{NAME}: 'mispaired' must be 0 to 1, got {mispaired}")
     options: dict[str, Any] = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain}
     if dataset_dir is None:
         entries = _of_cohort(cohort, split, wanted)
@@ -120,8 +132,13 @@ def pair_list(
                 exams_of_table(path, wanted, subject) if is_table else exams_of_folder(path, patterns, wanted, subject)
             )
             exams = _of_split(exams, split, path)
-        entries = _good_entries(exams, wanted, align, options, skip_bad)
-    return entries if per == "volume" else entries_of_slices(NAME, entries, options, central_fraction, min_signal)
+        entries = _good_entries(exams, wanted, align, options, skip_bad, each_guide)
+    listed = [one for entry in entries for one in _one_for_each_guide(entry)] if each_guide else entries
+    if per == "slice":
+        entries = entries_of_slices(NAME, listed, options, central_fraction, min_signal)
+    else:
+        entries = listed
+    return with_wrong_guides(NAME, listed, entries, mispaired, seed) if mispaired > 0 else entries
 
 
 def _contrasts(target: str, guides: str | Sequence[str]) -> list[str]:
@@ -157,6 +174,7 @@ def _of_cohort(cohort: BrainCohort | None, split: str, wanted: list[str]) -> lis
         {
             names.PATH: str(entry[wanted[0]]),
             names.GUIDE: [str(entry[word]) for word in wanted[1:]],
+            names.GUIDE_CONTRASTS: wanted[1:],
             names.CASE: entry[names.CASE],
             names.SUBJECT: entry[names.CASE],
         }
@@ -200,13 +218,13 @@ def _of_split(exams: list[Exam], split: str, path: Path) -> list[Exam]:
 
 
 def _good_entries(
-    exams: list[Exam], wanted: list[str], align: str, options: dict[str, Any], skip_bad: bool
+    exams: list[Exam], wanted: list[str], align: str, options: dict[str, Any], skip_bad: bool, any_guide: bool
 ) -> list[dict[str, Any]]:
     """Return the entries of examinations that are complete, fit and, with ``skip_bad``, can be read."""
     entries, n_bad = [], 0
     for exam in tqdm(exams, desc="pairing", leave=False, disable=True if align == "none" else None):
         try:
-            entry = _checked_entry(exam, wanted, align, options)
+            entry = _checked_entry(exam, wanted, align, options, any_guide)
             if skip_bad:
                 for path in (entry[names.PATH], *entry[names.GUIDE]):
                     read_through(path, tuple(options.values()))
@@ -221,8 +239,20 @@ def _good_entries(
     return entries
 
 
-def _checked_entry(exam: Exam, wanted: list[str], align: str, options: dict[str, Any]) -> dict[str, Any]:
+def _one_for_each_guide(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**entry, names.GUIDE: [path], names.GUIDE_CONTRASTS: [word], names.CASE: f"{entry[names.CASE]}_{word}"}
+        for path, word in zip(entry[names.GUIDE], entry[names.GUIDE_CONTRASTS], strict=True)
+    ]
+
+
+def _checked_entry(
+    exam: Exam, wanted: list[str], align: str, options: dict[str, Any], any_guide: bool
+) -> dict[str, Any]:
     missing = [word for word in wanted if word not in exam.files]
+    if any_guide and wanted[0] not in missing and len(missing) < len(wanted) - 1:
+        wanted = [word for word in wanted if word not in missing]
+        missing = []
     if missing:
         there = ", ".join(str(file) for file in exam.files.values())
         raise ValueError(
@@ -237,6 +267,7 @@ def _checked_entry(exam: Exam, wanted: list[str], align: str, options: dict[str,
     return {
         names.PATH: str(target.path),
         names.GUIDE: [str(exam.files[word]) for word in wanted[1:]],
+        names.GUIDE_CONTRASTS: wanted[1:],
         names.CASE: exam.case,
         names.SUBJECT: exam.subject,
     }

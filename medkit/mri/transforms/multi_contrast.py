@@ -27,6 +27,7 @@ class PackMultiContrastd(Transform):
     Args:
         percentile: each reference contrast is divided by this percentile of its magnitude, 0 to 100; where that is 0
             by its maximum, and by 1 where all is 0.
+        use_guide: ``False`` hides the reference contrasts, all 0: what restoration without their help does.
 
     Raises:
         ValueError: if ``percentile`` is out of range; on a call, if ``guide`` is not real, not finite or of another
@@ -39,10 +40,11 @@ class PackMultiContrastd(Transform):
         torch.Size([4, 4, 4])
     """
 
-    def __init__(self, percentile: float = 99.5) -> None:
+    def __init__(self, percentile: float = 99.5, use_guide: bool = True) -> None:
         if not 0 <= percentile <= 100:
             raise ValueError(f"PackMultiContrastd: 'percentile' must be 0 to 100, got {percentile}")
         self.percentile = percentile
+        self.use_guide = use_guide
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with ``image`` and ``label``; see the class."""
@@ -52,6 +54,8 @@ class PackMultiContrastd(Transform):
         check_finite("PackMultiContrastd", names.GUIDE, guide)
         if not guide.is_complex() and guide.ndim > 1:
             guide = torch.stack([channel / self._brightness(channel) for channel in guide.to(torch.float32)])
+        if not self.use_guide:
+            guide = torch.zeros_like(guide)
         maps = plain(d[names.SENS_MAPS]) if names.SENS_MAPS in d else None
         zero_filled = plain(d[names.ZERO_FILLED]) / scale
         d[names.IMAGE] = pack_multi_contrast(zero_filled, plain(d[names.MASK]), guide, maps, channel_dim=0)
