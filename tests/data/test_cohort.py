@@ -190,6 +190,26 @@ def test_lesions_are_seen_and_labelled(cache, subjects):
         other = (sick.images[contrast] - subjects[0].images[contrast]).abs() > 0.03
         alone[contrast] = other & ~F.max_pool3d(lesion[None].float(), 3, 1, 1)[0].bool()
     assert (alone["t2"] ^ alone["flair"]).any()  # each contrast has lesions of its own
+    assert torch.equal(subjects[0].lesions, torch.zeros_like(subjects[0].labels))
+    seen = BrainCohort.LESION_LABELS
+    assert set(sick.lesions.unique().tolist()) == {0, seen["all"], seen["t2"], seen["flair"]}
+    assert not ((sick.lesions == seen["all"]) & ~lesion).any()
+    for contrast, other in (("t2", "flair"), ("flair", "t2")):
+        here = sick.lesions == seen[contrast]
+        assert alone[contrast][here].float().mean() > 0.6
+        assert (
+            alone[other][here & ~F.max_pool3d((sick.lesions == seen[other])[None].float(), 3, 1, 1)[0].bool()].sum()
+            == 0
+        )
+
+
+def test_map_of_lesions_is_among_the_files(cache):
+    cohort = BrainCohort(1, spacing=8.0, contrasts=("t2",), lesions=True, cache_dir=cache)
+    (entry,) = cohort.datalist()
+    assert list(entry) == ["case", "t2", "labels", "lesions"]
+    on_disk = np.asarray(nibabel.load(entry["lesions"]).dataobj)
+    np.testing.assert_array_equal(on_disk, cohort.subject(0).lesions.numpy())
+    assert "lesions" not in BrainCohort(1, spacing=8.0, contrasts=("t2",), cache_dir=cache).datalist()[0]
 
 
 def test_velocity_and_its_opposite_undo_each_other():

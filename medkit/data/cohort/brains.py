@@ -32,7 +32,7 @@ from medkit.data.cohort.deformation import (
 from medkit.data.cohort.geometry import Geometry, load_geometry
 from medkit.data.cohort.labels import BRAIN, LABELS, TISSUES, Tissue
 from medkit.data.cohort.lattice import Field, Grid, band_field, generator, lattice_shape, smooth_field, uniform
-from medkit.data.cohort.lesions import Lesions
+from medkit.data.cohort.lesions import LESION_LABELS, Lesions
 from medkit.data.cohort.ranges import RANGES, SPLITS, Range, Ranges
 from medkit.data.cohort.shape import Shape
 
@@ -54,6 +54,7 @@ class Subject:
         velocity: stationary velocity on the same grid in voxels, channel k along axis k, float32, ``(3, X, Y, Z)``:
             the subject at ``x`` shows the template at ``exp(velocity)(x)``, but for its folding.
         mask: brain with its fluid, bool, ``(X, Y, Z)``.
+        lesions: where lesions are and who sees them, uint8, ``(X, Y, Z)``; meaning in ``BrainCohort.LESION_LABELS``.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Subject:
     labels: Tensor
     velocity: Tensor
     mask: Tensor
+    lesions: Tensor
 
 
 class BrainCohort:
@@ -78,7 +80,8 @@ class BrainCohort:
         seed: replays the cohort.
         spacing: edge of a voxel in mm, 0.5 to 8.
         contrasts: any of ``t1``, ``t2``, ``pd``, ``flair``.
-        lesions: whether to add lesions, some seen by all contrasts (label 24), some by one alone.
+        lesions: whether to add lesions, some seen by all contrasts (label 24), some by one alone; their map is written
+            beside the contrasts.
         cache_dir: where files go; ``None`` takes ``$MEDKIT_CACHE``, else ``~/.cache/medkit``.
         misalignment: largest shift in mm between the contrasts of one subject, along each axis; the labels lie on the
             first contrast.
@@ -93,6 +96,7 @@ class BrainCohort:
     """
 
     LABELS = LABELS
+    LESION_LABELS = LESION_LABELS
 
     def __init__(
         self,
@@ -141,7 +145,7 @@ class BrainCohort:
             "seed": self.seed,
             "spacing": self.grid.spacing,
             "contrasts": self.contrasts,
-            "lesions": self.lesions,
+            "lesions": "with a map of them" if self.lesions else False,
             "misalignment": self.misalignment,
             "ranges": dataclasses.asdict(self.ranges),
             "tissues": {name: dataclasses.asdict(tissue) for name, tissue in TISSUES.items()},
@@ -250,6 +254,7 @@ class BrainCohort:
         damped = None if bend is None else damp_outside(bend, moved, geometry)
         images = {c: torch.zeros(grid.shape) for c in looks}
         labels, mask = torch.zeros(grid.shape, dtype=torch.uint8), torch.zeros(grid.shape, dtype=torch.bool)
+        lesions = torch.zeros(grid.shape, dtype=torch.uint8)
         in_brain = torch.tensor([float(name in BRAIN) for name in TISSUES])
         for block, here, keep in _blocks(grid):
             position = block.positions() + displacement_on(block, moved)
@@ -271,11 +276,15 @@ class BrainCohort:
                 dominant.masked_fill_(share > best, tissue.label)
                 torch.maximum(best, share, out=best)
             labels[here], mask[here] = dominant[keep], brain[keep] > 0.5
+            seen = (dominant == TISSUES["lesion"].label).byte() * LESION_LABELS["all"]
+            for contrast, (spots_share, _) in extra.items():
+                seen.masked_fill_((spots_share > 0.5) & (brain > 0.5), LESION_LABELS[contrast])
+            lesions[here] = seen[keep]
         for k, contrast in enumerate(images):
             if k and bend is not None and self.misalignment:
                 images[contrast] = self._misaligned(images[contrast], name, contrast)
             images[contrast] = _normalize(images[contrast])
-        return Subject(name, self.affine, images, labels, velocity_on(grid, velocity), mask)
+        return Subject(name, self.affine, images, labels, velocity_on(grid, velocity), mask, lesions)
 
     def _misaligned(self, image: Tensor, *words: object) -> Tensor:
         gen = generator(self.seed, "misalignment", *words)
@@ -286,7 +295,8 @@ class BrainCohort:
         """List the cohort's files, generating the missing ones; NIfTI, uncompressed, so that a slice is read lazily.
 
         Returns:
-            For each subject ``{"case": name, "<contrast>": path, ..., "labels": path}``.
+            For each subject ``{"case": name, "<contrast>": path, ..., "labels": path}``, and with lesions also
+            ``"lesions": path``.
         """
         from tqdm import tqdm
 
@@ -294,7 +304,7 @@ class BrainCohort:
         missing = [i for i, name in enumerate(names) if not (self.folder / name).is_dir()]
         for i in tqdm(missing, desc=f"brain cohort ({self.split})", disable=not missing or not sys.stderr.isatty()):
             self._write(self.subject(i))
-        parts = (*self.contrasts, "labels")
+        parts = (*self.contrasts, "labels", *(("lesions",) if self.lesions else ()))
         return [{"case": n, **{p: str(self.folder / n / f"{n}_{p}.nii") for p in parts}} for n in names]
 
     def _write(self, subject: Subject) -> None:
@@ -307,9 +317,10 @@ class BrainCohort:
                 nifti = nibabel.Nifti1Image((image.numpy() * 32767).round().astype(np.int16), subject.affine)
                 nifti.header.set_slope_inter(1 / 32767, 0)
                 nibabel.save(nifti, temporary / f"{subject.name}_{contrast}.nii")
-            nibabel.save(
-                nibabel.Nifti1Image(subject.labels.numpy(), subject.affine), temporary / f"{subject.name}_labels.nii"
-            )
+            maps = {"labels": subject.labels, **({"lesions": subject.lesions} if self.lesions else {})}
+            for part, volume in maps.items():
+                nifti = nibabel.Nifti1Image(volume.numpy(), subject.affine)
+                nibabel.save(nifti, temporary / f"{subject.name}_{part}.nii")
             try:
                 temporary.rename(self.folder / subject.name)
             except OSError:  # another process was faster, with the same numbers

@@ -8,6 +8,8 @@ from torch import Tensor
 from medkit.data.cohort.lattice import Field, Grid, band_field, uniform
 from medkit.data.cohort.shape import soft
 
+LESION_LABELS = {"all": 1, "t1": 2, "t2": 3, "pd": 4, "flair": 5}  # of the map: which contrasts see a lesion
+
 
 @dataclass(frozen=True)
 class Lesions:
