@@ -12,6 +12,8 @@ from medkit.mri.mc_cdic.dictionary import MultiScaleDictionary
 from medkit.mri.mc_cdic.proximal import ProximalNetwork
 
 THRESHOLD = 0.01  # to start with, in the unit of the codes
+EMBED_GAIN = 10.0  # how many times larger than torch's own the embeddings start, so that codes stand above thresholds
+HEAD_GAIN = 0.1  # and how many times the heads, so that the first estimates stay near the degraded images
 
 
 class CodeBranch(nn.Module):
@@ -38,7 +40,7 @@ class CodeBranch(nn.Module):
     ):
         super().__init__()
         self.widths = [int(width) for width in widths]
-        self.embed = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
+        self.embed = _scaled(nn.Conv2d(in_channels, widths[-1], 3, padding=1), EMBED_GAIN)
         self.dictionary = MultiScaleDictionary(widths)
         self.analysis = copy.deepcopy(self.dictionary)
         self.proximal = ProximalNetwork(widths, n_blocks)
@@ -98,7 +100,7 @@ class ImageBranch(CodeBranch):
         self.common = MultiScaleDictionary(widths)
         self.synthesis = copy.deepcopy(self.dictionary)
         self.fuse = nn.Conv2d(widths[-1] * n_stages, widths[-1], 1)
-        self.head = nn.Conv2d(widths[-1], in_channels, 3, padding=1)
+        self.head = _scaled(nn.Conv2d(widths[-1], in_channels, 3, padding=1), HEAD_GAIN)
 
     @torch.jit.export
     def update(self, codes: list[Tensor], common: list[Tensor], analysed: list[Tensor], stage: int) -> list[Tensor]:
@@ -113,3 +115,11 @@ class ImageBranch(CodeBranch):
     def fused(self, syntheses: list[Tensor]) -> Tensor:
         """Image (B, in_channels, H, W) that the unique codes of all stages add, from their clean features."""
         return self.head(self.fuse(torch.cat(syntheses, 1)))
+
+
+@torch.no_grad()
+def _scaled(layer: nn.Conv2d, gain: float) -> nn.Conv2d:
+    """Return the layer with weights ``gain`` times as large and no bias to start with."""
+    layer.weight.mul_(gain)
+    layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
+    return layer

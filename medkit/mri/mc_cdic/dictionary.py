@@ -90,8 +90,7 @@ class MultiScaleDictionary(nn.Module):
         z = conv_transpose2d(z, self.up_to_half, stride=2)
         z = conv2d(torch.cat([codes[1], z], 1), self.at_half, padding=1)
         z = conv_transpose2d(z, self.up_to_full, stride=2)
-        z = conv2d(torch.cat([codes[2], z], 1), self.at_full, padding=1)
-        return conv2d(z, self.out)
+        return conv2d(torch.cat([codes[2], z], 1), self.finest(), padding=1)
 
     @torch.jit.export
     def adjoint(self, features: Tensor) -> list[Tensor]:
@@ -108,14 +107,18 @@ class MultiScaleDictionary(nn.Module):
         """
         if not (torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling()):
             self._check_features(features)
-        z = conv_transpose2d(features, self.out)
-        z = conv_transpose2d(z, self.at_full, padding=1)
+        z = conv_transpose2d(features, self.finest(), padding=1)
         fine = z[:, : self.widths[2]]
         z = conv2d(z[:, self.widths[2] :], self.up_to_full, stride=2)
         z = conv_transpose2d(z, self.at_half, padding=1)
         middle = z[:, : self.widths[1]]
         z = conv2d(z[:, self.widths[1] :], self.up_to_half, stride=2)
         return [conv_transpose2d(z, self.at_quarter, padding=1), middle, fine]
+
+    def finest(self) -> Tensor:
+        """Kernel of the 3×3 and the 1×1 convolution at full resolution in one, which spares a pass over the image."""
+        kernel = torch.einsum("of,fcij->ocij", self.out[:, :, 0, 0], self.at_full)
+        return kernel.contiguous(memory_format=torch.channels_last)
 
     @torch.jit.unused
     @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 REDUCTION = 16  # the attention squeezes C channels to C / 16,
 SQUEEZED = 4  # but not to fewer than these (64 / 16): one ReLU alone may be dead from the start
+START = 0.3  # share of torch's own start that the convolutions get which lead away from the identity
 
 
 class ChannelAttention(nn.Module):
@@ -44,9 +46,7 @@ class ResidualChannelAttentionBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
-        )
+        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), _convolution(channels))
         self.attention = ChannelAttention(channels)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -56,6 +56,9 @@ class ResidualChannelAttentionBlock(nn.Module):
 
 class ProximalNetwork(nn.Module):
     """Stand-in for the proximal map of the prior of codes: blocks and a 3×3 convolution at each scale, apart.
+
+    It starts near the identity, which is the proximal map of no prior: with torch's own start its biases drown the
+    codes, and a training loses its first hundreds of steps.
 
     Args:
         widths: channels of the codes, coarse to fine.
@@ -78,9 +81,7 @@ class ProximalNetwork(nn.Module):
                 f"{tuple(widths)}, got {tuple(n_blocks)}"
             )
         self.scales = nn.ModuleList(
-            nn.Sequential(
-                *(ResidualChannelAttentionBlock(width) for _ in range(n)), nn.Conv2d(width, width, 3, padding=1)
-            )
+            nn.Sequential(*(ResidualChannelAttentionBlock(width) for _ in range(n)), _convolution(width, identity=True))
             for width, n in zip(widths, n_blocks, strict=True)
         )
 
@@ -90,3 +91,14 @@ class ProximalNetwork(nn.Module):
         for i, scale in enumerate(self.scales):
             out.append(scale(codes[i]))
         return out
+
+
+@torch.no_grad()
+def _convolution(channels: int, identity: bool = False) -> nn.Conv2d:
+    """3×3 convolution that starts near 0, or near the identity."""
+    layer = nn.Conv2d(channels, channels, 3, padding=1)
+    layer.weight.mul_(START)
+    layer.bias = nn.Parameter(torch.zeros(channels))
+    if identity:
+        layer.weight[:, :, 1, 1] += torch.eye(channels)
+    return layer
