@@ -136,9 +136,9 @@ def outline(axis: Axes, box: tuple[slice, slice] | None, shape: tuple[int, ...],
     inside = np.zeros(shape, dtype=bool)
     inside[box] = True
     rows, columns = np.nonzero(turned(inside, affine))
-    corner = (columns.min() - 0.5, rows.min() - 0.5)
-    size = (np.ptp(columns) + 1, np.ptp(rows) + 1)
-    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="cyan", linewidth=1))
+    left, top = float(columns.min()), float(rows.min())
+    width, height = float(columns.max()) - left + 1, float(rows.max()) - top + 1
+    axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="cyan", linewidth=1))
 
 
 def turned_spacing(affine: np.ndarray) -> tuple[float, float]:

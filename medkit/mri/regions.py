@@ -152,11 +152,11 @@ def region_metrics(
         for name, volume in volumes.items():
             part = volume[region.box]
             row = {**about, "method": name, "contrast": _contrast(part, region, peak)}
-            slices = [np.moveaxis(x, -1, 0) for x in (part, wanted)]
-            row["nmse"] = nmse(*slices)
+            slices, truths = np.moveaxis(part, -1, 0), np.moveaxis(wanted, -1, 0)
+            row["nmse"] = nmse(slices, truths)
             if peak > 0:
-                row["psnr"] = psnr(*slices, peak)
-                row["ssim"] = ssim(*slices, peak) if min(part.shape[:2]) >= WINDOW else math.nan
+                row["psnr"] = psnr(slices, truths, peak)
+                row["ssim"] = ssim(slices, truths, peak) if min(part.shape[:2]) >= WINDOW else math.nan
             rows.append(row)
     return rows
 
@@ -186,7 +186,7 @@ def write_regions(folder: str | os.PathLike[str], rows: Sequence[Mapping[str, An
             known = [value for value in values if math.isfinite(value)]
             if known:
                 means.append(f"{'size of ' * (name == 'contrast')}{name} {sum(known) / len(known):.4f}")
-        logger.info("%d lesions of label %d, %s: %s", len(group), label, method, ", ".join(means))
+        logger.info("lesions of label %d (%d), %s: %s", label, len(group), method, ", ".join(means))
 
 
 def _volume(image: Tensor) -> np.ndarray:

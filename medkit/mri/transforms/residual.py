@@ -54,15 +54,20 @@ class DataConsistencyResiduald(MapTransform):
             images[names.PRED] = channels_to_complex(pred, 0) * plain(d[names.SCALE]).to(measured.device)
         mask = slices_first(plain(d[names.MASK]).to(measured.device))
         maps = slices_first(plain(d[names.SENS_MAPS]).to(measured.device)) if names.SENS_MAPS in d else None
-        samples = slices_first(measured) * mask
-        norm = torch.linalg.vector_norm(samples)
         d[names.RESIDUAL] = {
-            name: _relative(sense_forward(slices_first(image.to(measured.device)), mask, maps) - samples, norm)
+            name: _residual(slices_first(image.to(measured.device)), slices_first(measured), mask, maps)
             for name, image in images.items()
         }
         return d
 
 
-def _relative(difference: Tensor, norm: Tensor) -> float:
-    size = torch.linalg.vector_norm(difference)
-    return 0.0 if float(size) == 0 else float(size / norm)
+def _residual(image: Tensor, measured: Tensor, mask: Tensor, maps: Tensor | None) -> float:
+    if image.shape[0] != measured.shape[0] or image.shape[2:] != measured.shape[2:]:
+        raise ValueError(
+            f"DataConsistencyResiduald: images must have the slices, rows and columns of 'measured', got "
+            f"{(image.shape[0], *image.shape[2:])} and {(measured.shape[0], *measured.shape[2:])}"
+        )
+    predicted = sense_forward(image, mask, maps)
+    samples = measured * mask
+    size = torch.linalg.vector_norm(predicted - samples)
+    return 0.0 if float(size) == 0 else float(size / torch.linalg.vector_norm(samples))
