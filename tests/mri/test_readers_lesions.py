@@ -198,7 +198,7 @@ def test_boxes_outside_the_image_are_refused(tmp_path, line):
 
 
 def test_arguments_out_of_range_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="read_boxes: 'boxes' must be a .csv file"):
+    with pytest.raises(FileNotFoundError, match=r"read_boxes: 'boxes' must be a \.csv file"):
         LoadLesionsd(boxes=tmp_path / "none.csv")
     with pytest.raises(ValueError, match="LoadLesionsd: 'keys' must be one key"):
         LoadLesionsd(["lesions", "more"])
