@@ -112,6 +112,15 @@ def test_slices_count_along_the_axis_of_the_target(tmp_path):
     np.testing.assert_array_equal(lesions[0], stored[3])
 
 
+def test_map_of_an_array_fits_kspace(tmp_path):
+    stored = np.moveaxis(labels(), -1, 0)
+    np.save(tmp_path / "map.npy", stored)
+    np.save(tmp_path / "exam.npy", np.random.default_rng(0).standard_normal((6, 2, 12, 10)) + 0j)
+    sample = {"path": str(tmp_path / "exam.npy"), "lesions": str(tmp_path / "map.npy")}
+    lesions = LoadLesionsd(axes="slice,coil,H,W", domain="kspace", n_slices=2)(sample)["lesions"]
+    np.testing.assert_array_equal(lesions[0], np.moveaxis(stored[2:4], 0, -1))
+
+
 @pytest.mark.parametrize(
     ("array", "affine", "words"),
     [
