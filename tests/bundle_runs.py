@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import socket
 import subprocess
@@ -104,6 +105,17 @@ def trained_network(folder: Path, bundle: Path = CLGNET) -> torch.nn.Module:
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(trained_weights(folder), weights_only=True))
     return network
+
+
+def assert_lesions_are_shown(folder: Path, case: str, method: str) -> None:
+    """Fail unless an evaluation left a picture, an error map, and metrics and pictures of lesions of a case."""
+    for name in (f"{case}.png", f"{case}_{method}_error.nii.gz", f"{case}_lesion_1.png"):
+        assert (folder / name).is_file(), name
+    with (folder / "lesions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["case"] == case]
+    assert {row["method"] for row in rows} == {"reference", "zero_filled", method}
+    assert all(-1 < float(row["contrast"]) < 1 for row in rows)
+    assert all(float(row["psnr"]) > 5 for row in rows if row["method"] == method)
 
 
 def infer(trained: Path, exam: Path, out: Path) -> None:

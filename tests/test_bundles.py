@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import h5py
@@ -15,6 +16,7 @@ from medkit.workflow import user_message
 from tests.bundle_runs import (
     BUNDLES,
     CLGNET,
+    assert_lesions_are_shown,
     command,
     configs,
     infer,
@@ -106,12 +108,25 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
     folder = trained / "small" / "evaluate"
     summary = json.loads((folder / "metrics.json").read_text())["summary"]
     assert set(summary) == {"zero_filled", "clgnet"}
-    assert set(summary["clgnet"]) == {"psnr", "ssim", "nmse"}
+    assert set(summary["clgnet"]) == {"psnr", "ssim", "nmse", "residual"}
+    assert 0 < summary["clgnet"]["residual"] < 0.3
     assert summary["clgnet"]["psnr"] > 10
     assert (folder / "metrics.csv").is_file()
     assert json.loads((folder / "config.json").read_text())["n_test_subjects"] == 1
     assert "n_test_subjects" not in json.loads((folder.parent / "config.json").read_text()), "the training's is kept"
-    assert list(folder.glob("*.png"))
+    assert_lesions_are_shown(folder, "test-0000_t2", "clgnet")
+
+
+def test_boxes_of_a_table_take_the_place_of_the_map(trained, tmp_path):
+    table = tmp_path / "boxes.csv"
+    table.write_text("file,slice,x,y,width,height,label\ntest-0000_t2,24,20,18,6,5,9\n")
+    options = {"n_test_subjects": 1, "n_slices": 2, "boxes": str(table), "eval_dir": str(tmp_path / "out")}
+    run(CLGNET, ["train", "small", "evaluate"], output_dir=str(trained), **options)
+    with (tmp_path / "out" / "lesions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["label"], row["voxels"], row["row_first"], row["slice_first"]) for row in rows} == {
+        ("9", "30", "15", "1")
+    }
 
 
 def test_weights_of_another_network_end_in_one_sentence_and_leave_the_evaluation(trained):

@@ -18,6 +18,7 @@ from medkit.workflow import user_message
 from tests.bundle_runs import (
     MC_CDIC,
     SMALL,
+    assert_lesions_are_shown,
     configs,
     prepared,
     run,
@@ -83,10 +84,11 @@ def test_evaluate_compares_with_the_zero_filled_image(trained):
     folder = trained / "small" / "evaluate"
     summary = json.loads((folder / "metrics.json").read_text())["summary"]
     assert set(summary) == {"zero_filled", "mc_cdic"}
-    assert set(summary["mc_cdic"]) == {"psnr", "ssim", "nmse"}
+    assert set(summary["mc_cdic"]) == {"psnr", "ssim", "nmse", "residual"}
+    assert 0 < summary["mc_cdic"]["residual"] < 0.3
     assert summary["mc_cdic"]["psnr"] > 10
     assert (folder / "metrics.csv").is_file()
-    assert list(folder.glob("*.png"))
+    assert_lesions_are_shown(folder, "test-0000_t1", "mc_cdic")
 
 
 def infer(trained: Path, out: Path, **options: object) -> dict:

@@ -34,6 +34,11 @@ image          (3 + 2 coil, H, W[, S])     float32    what a network takes: Re, 
 label          (4, H, W[, S])              float32    Re, Im of ``reference`` / ``scale``, then of ``zero_filled`` /
                                                       ``scale``: what to reach and what to leave
 pred           (2, H, W[, S])              float32    Re, Im of the reconstruction / ``scale``
+residual       dict[str, float]                       how far ``zero_filled`` and ``pred``, measured anew, are from
+                                                      ``measured``, as a part of its norm, by their keys
+lesions        (1, H, W[, S])              uint8      map of lesions, 0 where none is; the numbers are the source's, of
+                                                      the cohort ``BrainCohort.LESION_LABELS``; before it is loaded a
+                                                      str: its file
 =============  ==========================  =========  =================================================================
 
 With n reference contrasts (of the same subject, fully sampled, to help to restore the target) there are, or change:
@@ -77,6 +82,8 @@ SCALE = "scale"
 IMAGE = "image"
 LABEL = "label"
 PRED = "pred"
+RESIDUAL = "residual"
+LESIONS = "lesions"
 GUIDE = "guide"
 GUIDE_CONTRASTS = "guide_contrasts"
 UNIQUE = "unique"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from medkit.data.keys import (
     GUIDE,
     IMAGE,
     LABEL,
+    LESIONS,
     PRED,
     RECON_SIZE,
     REFERENCE,
+    RESIDUAL,
     SPACE_CODE,
     UNIQUE,
     ZERO_FILLED,
@@ -32,10 +35,14 @@ from medkit.mri.channels import channels_to_magnitude
 from medkit.mri.figures import draw_reconstructions
 from medkit.mri.metrics import nmse, psnr, ssim
 from medkit.mri.part_figures import draw_multi_contrast
+from medkit.mri.regions import REFERENCE_ROW, Region, find_regions, region_metrics, write_regions
+from medkit.mri.views import View, view_of_region
 from medkit.ops import center_crop
 from medkit.workflow import atomic_path, write_metrics
 
 logger = logging.getLogger(__name__)
+
+LARGEST_DRAWN = 4  # lesions of a case that get a picture
 
 
 class SaveReconstructions:
@@ -46,7 +53,10 @@ class SaveReconstructions:
     where there is one; without ``space_code``, ``affine`` is taken as the scanner's; the output holds ``pred``, the
     magnitude, real, same shape and unit. Each file is written under a temporary name and renamed. ``metrics.json`` and
     ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM and NMSE of the whole volume, for
-    ``zero_filled`` and for the method.
+    ``zero_filled`` and for the method; and when the output has a ``residual``, with that.
+
+    Where the batch holds ``lesions``, ``<case>_lesion_<n>.png`` shows each of the four largest, and with a reference
+    ``lesions.csv`` says what became of all of them; see :func:`region_metrics`.
 
     Args:
         output_dir: folder to write to; made when missing.
@@ -54,6 +64,8 @@ class SaveReconstructions:
         use_nifti: write volumes.
         use_png: write pictures, of the slice with the most signal.
         crop_to_recon: cut volumes, pictures and what is compared to the central ``recon_size``, where a case has it.
+        use_error_maps: write ``<case>_<method>_error.nii.gz`` where there is a reference: what was restored less what
+            was fully sampled, so that invented signal is positive and erased signal negative; unit of the image.
 
     Raises:
         ValueError: if ``method`` is empty, ``"zero_filled"`` or ``"case"``; in the run, if ``pred`` is no magnitude.
@@ -69,6 +81,7 @@ class SaveReconstructions:
         use_nifti: bool = True,
         use_png: bool = True,
         crop_to_recon: bool = False,
+        use_error_maps: bool = False,
     ) -> None:
         if method in ("", ZERO_FILLED, CASE):
             raise ValueError(
@@ -79,7 +92,9 @@ class SaveReconstructions:
         self.use_nifti = use_nifti
         self.use_png = use_png
         self.crop_to_recon = crop_to_recon
+        self.use_error_maps = use_error_maps
         self._cases: list[dict[str, Any]] = []
+        self._lesions: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``.
@@ -88,12 +103,14 @@ class SaveReconstructions:
             engine: the evaluator.
         """
         engine.add_event_handler(Events.STARTED, self._cases.clear)
+        engine.add_event_handler(Events.STARTED, self._lesions.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_batch)
         engine.add_event_handler(Events.COMPLETED, self._save_metrics)
 
     def _save_batch(self, engine: Engine) -> None:
         for sample, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self._save_case({**sample, **{key: output[key] for key in (PRED, UNIQUE, COMMON) if key in output}})
+            results = {key: output[key] for key in (PRED, UNIQUE, COMMON, RESIDUAL) if key in output}
+            self._save_case({**sample, **results})
 
     def _save_case(self, sample: Mapping[str, Any]) -> None:
         case = str(sample[CASE])
@@ -105,12 +122,14 @@ class SaveReconstructions:
             )
         images = {ZERO_FILLED: sample[ZERO_FILLED].abs()[0], self.method: pred[0]}
         reference = sample[REFERENCE].abs()[0] if REFERENCE in sample else None
+        lesions = sample[LESIONS][0] if LESIONS in sample else None
         affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64).copy()
         code = int(sample.get(SPACE_CODE, 1)) if AFFINE in sample else 0
         if self.crop_to_recon and RECON_SIZE in sample:
             whole, size = pred.shape[1:], [int(n) for n in sample[RECON_SIZE]]
             images = {name: center_crop(image, [*size, *whole[2:]]) for name, image in images.items()}
             reference = None if reference is None else center_crop(reference, [*size, *whole[2:]])
+            lesions = None if lesions is None else center_crop(lesions, [*size, *whole[2:]])
             if code:  # otherwise the first voxel lies at 0, as nothing is known of its place
                 affine[:3, 3] += affine[:3, :2] @ [n // 2 - m // 2 for n, m in zip(whole, size, strict=False)]
         metrics: dict[str, dict[str, float]] = {}
@@ -118,34 +137,68 @@ class SaveReconstructions:
             for name, image in images.items():
                 volume, truth = _slices_first(image), _slices_first(reference)
                 metrics[name] = {"psnr": psnr(volume, truth), "ssim": ssim(volume, truth), "nmse": nmse(volume, truth)}
+        for key, residual in sample.get(RESIDUAL, {}).items():
+            metrics.setdefault(self.method if key == PRED else key, {})[RESIDUAL] = residual
+        if metrics:
             self._cases.append({CASE: case, **metrics})
         if self.use_nifti:
             path = self.output_dir / f"{case}_{self.method}.nii.gz"
             write_nifti(path, images[self.method], affine, code)
             logger.info(f"{case}: wrote {path}")
+        if self.use_error_maps and reference is not None:
+            path = self.output_dir / f"{case}_{self.method}_error.nii.gz"
+            write_nifti(path, images[self.method] - reference, affine, code)
+            logger.info(f"{case}: wrote {path}")
+        regions = [] if lesions is None else find_regions(lesions)
+        rows = [] if reference is None else region_metrics(regions, images, reference, case)
+        self._lesions += rows
         if self.use_png:
-            i_slice = _brightest(images[ZERO_FILLED] if reference is None else reference)
+            whole = {"images": images, "reference": reference, "affine": affine}
+            self._draw_case(sample, whole, metrics)
+            self._draw_lesions(sample, whole, regions[:LARGEST_DRAWN], rows)
+
+    def _draw_case(
+        self, sample: Mapping[str, Any], whole: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Draw the slice with the most signal; ``whole`` are the arguments of a picture that all of a case share."""
+        case, reference = str(sample[CASE]), whole["reference"]
+        bright = whole["images"][ZERO_FILLED] if reference is None else reference
+        view = View(_brightest(bright), tuple(bright.shape[:2]))
+        notes = {name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items() if "psnr" in m}
+        self._draw(sample, view, **whole, path=self.output_dir / f"{case}.png", notes=notes, title=case)
+
+    def _draw_lesions(
+        self,
+        sample: Mapping[str, Any],
+        whole: Mapping[str, Any],
+        regions: Sequence[Region],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Draw a window around each lesion, with its metrics."""
+        case, images = str(sample[CASE]), whole["images"]
+        size = tuple(images[ZERO_FILLED].shape[:2])
+        for region in regions:
+            own = {row["method"]: row for row in rows if row["lesion"] == region.number}
+            title = f"{case}, lesion {region.number}, label {region.label}"
+            if REFERENCE_ROW in own:
+                title += f": contrast {own[REFERENCE_ROW]['contrast']:+.3f}"
             self._draw(
                 sample,
-                i_slice,
-                path=self.output_dir / f"{case}.png",
-                images={name: _slice(image, i_slice) for name, image in images.items()},
-                reference=None if reference is None else _slice(reference, i_slice),
-                notes={name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.4f}" for name, m in metrics.items()},
-                title=case,
-                affine=affine,
+                view_of_region(region, size),
+                **whole,
+                path=self.output_dir / f"{case}_lesion_{region.number}.png",
+                notes={name: _lesion_note(own[name]) for name in images if name in own},
+                title=title,
             )
 
-    def _draw(self, sample: Mapping[str, Any], i_slice: int, **picture: Any) -> None:
-        """Draw a slice of a case; ``picture`` are arguments of :func:`draw_reconstructions`."""
-        draw_reconstructions(**picture)
+    def _draw(self, sample: Mapping[str, Any], view: View, **picture: Any) -> None:
+        """Draw a view of a case; ``picture`` are arguments of :func:`draw_reconstructions`, but with whole volumes."""
+        draw_reconstructions(**_viewed(view, picture))
 
     def _save_metrics(self) -> None:
-        parts = [self._cases]
-        if idist.get_world_size() > 1:
-            parts = [[] for _ in range(idist.get_world_size())]
-            torch.distributed.all_gather_object(parts, self._cases)
-        cases = [case for part in parts for case in part]
+        cases, lesions = _gathered(self._cases), _gathered(self._lesions)
+        if lesions and idist.get_rank() == 0:
+            write_regions(self.output_dir, lesions)
         if cases and idist.get_rank() == 0:
             for name, means in write_metrics(self.output_dir, cases).items():
                 values = [f"{metric} {value:.4f}" for metric, value in means.items() if value is not None]
@@ -165,18 +218,20 @@ class SaveMultiContrast(SaveReconstructions):
         method: name of the method, in lower case.
         use_nifti: write volumes.
         use_png: write pictures.
+        crop_to_recon: cut all of them to the central ``recon_size``, where a case has it.
+        use_error_maps: write what was restored less what was fully sampled.
 
     Example:
         >>> SaveMultiContrast("results", method="mc_cdic").attach(evaluator)
     """
 
-    def _draw(self, sample: Mapping[str, Any], i_slice: int, **picture: Any) -> None:
+    def _draw(self, sample: Mapping[str, Any], view: View, **picture: Any) -> None:
         n_guides = sample[GUIDE].shape[0]
         draw_multi_contrast(
-            guide=_slice(sample[IMAGE][3 : 3 + n_guides], i_slice, 3),
-            unique=_slice(sample[UNIQUE], i_slice, 3),
-            common=_slice(sample[COMMON], i_slice, 3),
-            **picture,
+            guide=view.of_channels(sample[IMAGE][3 : 3 + n_guides]),
+            unique=view.of_channels(sample[UNIQUE]),
+            common=view.of_channels(sample[COMMON]),
+            **_viewed(view, picture),
         )
 
 
@@ -267,8 +322,29 @@ def _slices_first(volume: Tensor) -> np.ndarray:
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
 
 
-def _slice(volume: Tensor, i_slice: int, slice_ndim: int = 2) -> Tensor:
-    return volume if volume.ndim == slice_ndim else volume[..., i_slice]
+def _slice(volume: Tensor, i_slice: int) -> Tensor:
+    return volume if volume.ndim == 2 else volume[..., i_slice]
+
+
+def _viewed(view: View, picture: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of a picture with its whole images cut to the view, and the box of the view."""
+    reference = picture["reference"]
+    images = {name: view.of(image) for name, image in picture["images"].items()}
+    box = {} if view.box is None else {"box": view.box}
+    return {**picture, "images": images, "reference": None if reference is None else view.of(reference), **box}
+
+
+def _lesion_note(row: Mapping[str, Any]) -> str:
+    return f"PSNR {row.get('psnr', math.nan):.2f} dB, contrast {row['contrast']:+.3f}"
+
+
+def _gathered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what all processes have."""
+    parts = [rows]
+    if idist.get_world_size() > 1:
+        parts = [[] for _ in range(idist.get_world_size())]
+        torch.distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
 
 
 def _brightest(volume: Tensor) -> int:

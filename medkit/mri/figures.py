@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from medkit.workflow import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ERROR_GAIN = 5.0
 
@@ -21,6 +25,7 @@ def draw_reconstructions(
     notes: Mapping[str, str] | None = None,
     title: str = "",
     affine: np.ndarray | None = None,
+    box: tuple[slice, slice] | None = None,
 ) -> None:
     """Write a PNG that shows images of one slice in one window of grey, and their errors five times brighter.
 
@@ -34,6 +39,7 @@ def draw_reconstructions(
             (superior or anterior up, the patient's right on the left, in a sagittal slice anterior on the left) and its
             pixels get their size. Where only the spacing is known, that is for ``diag(row, column, slice, 1)`` with the
             first row and column at 0, for example the identity, and for ``None``, the rows stay as they are stored.
+        box: rows and columns to outline, with start and stop, as the images are stored; ``None``: nothing.
 
     Raises:
         ValueError: if there is no image, an image is complex, or the sizes differ.
@@ -55,6 +61,7 @@ def draw_reconstructions(
     affine = np.eye(4) if affine is None else affine
     arrays = {name: turned(image.detach().cpu().float().numpy(), affine) for name, image in images.items()}
     truth = None if reference is None else turned(reference.detach().cpu().float().numpy(), affine)
+    stored = next(iter(images.values())).shape
     shape = next(iter(arrays.values())).shape
     bright = next(iter(arrays.values())) if truth is None else truth
     white = float(np.percentile(np.nan_to_num(bright, posinf=0.0, neginf=0.0), 99.5)) or 1.0
@@ -72,6 +79,7 @@ def draw_reconstructions(
 
     def show(row: int, column: int, array: np.ndarray, high: float, cmap: str) -> None:
         axes[row, column].imshow(array, cmap=cmap, vmin=0, vmax=high, aspect=aspect, interpolation="nearest")
+        outline(axes[row, column], box, stored, affine)
 
     for axis in axes.flat:
         axis.set_axis_off()
@@ -117,6 +125,20 @@ def turned(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
     if codes[vertical] in ("S", "A"):
         array = array[::-1]
     return array[:, ::-1] if codes[1 - vertical] in ("R", "A") else array
+
+
+def outline(axis: Axes, box: tuple[slice, slice] | None, shape: tuple[int, ...], affine: np.ndarray) -> None:
+    """Draw the edge of a box around its pixels, in a picture of a slice ``(row, column)`` of some shape, turned."""
+    from matplotlib.patches import Rectangle
+
+    if box is None:
+        return
+    inside = np.zeros(shape, dtype=bool)
+    inside[box] = True
+    rows, columns = np.nonzero(turned(inside, affine))
+    left, top = float(columns.min()), float(rows.min())
+    width, height = float(columns.max()) - left + 1, float(rows.max()) - top + 1
+    axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="cyan", linewidth=1))
 
 
 def turned_spacing(affine: np.ndarray) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from medkit.mri.figures import ERROR_GAIN, turned, turned_spacing
+from medkit.mri.figures import ERROR_GAIN, outline, turned, turned_spacing
 from medkit.workflow import atomic_path
 
 SIGNED = "RdBu_r"  # red above 0, blue below
@@ -36,6 +36,7 @@ def draw_multi_contrast(
     notes: Mapping[str, str] | None = None,
     title: str = "",
     affine: np.ndarray | None = None,
+    box: tuple[slice, slice] | None = None,
 ) -> None:
     """Write a PNG of one slice: the target in the first row, each reference contrast below, parts at the right.
 
@@ -50,7 +51,8 @@ def draw_multi_contrast(
         reference: what the target should be, real ``(H, W)``, unit of ``images``; ``None``: no such panel, no errors.
         notes: text under an image's name.
         title: text above the picture.
-        affine: as for :func:`draw_reconstructions`.
+        affine: as for :func:`draw_reconstructions`, like ``box``.
+        box: rows and columns to outline.
 
     Raises:
         ValueError: if there is no image, something is complex, or the sizes differ.
@@ -88,7 +90,7 @@ def draw_multi_contrast(
         largest = max(_white(own), _white(shared))
         parts = [Panel("unique part", own, largest, SIGNED), Panel("common part", shared, largest, SIGNED)]
         rows.append([*left, *[None] * (width - len(left)), *parts])
-    _draw_panels(Path(path), rows, title, np.eye(4) if affine is None else affine)
+    _draw_panels(Path(path), rows, title, np.eye(4) if affine is None else affine, box)
 
 
 def _white(image: Tensor) -> float:
@@ -96,7 +98,13 @@ def _white(image: Tensor) -> float:
     return float(np.percentile(np.abs(array), 99.5)) or 1.0
 
 
-def _draw_panels(path: Path, rows: Sequence[Sequence[Panel | None]], title: str, affine: np.ndarray) -> None:
+def _draw_panels(
+    path: Path,
+    rows: Sequence[Sequence[Panel | None]],
+    title: str,
+    affine: np.ndarray,
+    box: tuple[slice, slice] | None = None,
+) -> None:
     """Write rows of panels as a PNG; see :class:`Panel`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -123,6 +131,7 @@ def _draw_panels(path: Path, rows: Sequence[Sequence[Panel | None]], title: str,
             high = _white(panel.image) if panel.white is None else panel.white
             low = -high if panel.cmap == SIGNED else 0.0
             axis.imshow(array, cmap=panel.cmap, vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
+            outline(axis, box, panel.image.shape, affine)
             axis.set_title(panel.caption, color="white", fontsize=8, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="black")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from medkit.mri import draw_reconstructions
-from medkit.mri.figures import ERROR_GAIN, turned, turned_spacing
+from medkit.mri.figures import ERROR_GAIN, outline, turned, turned_spacing
 
 DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 CODES = [
@@ -216,3 +216,35 @@ def test_wrong_images_are_refused(tmp_path, images, reference):
     with pytest.raises(ValueError, match="draw_reconstructions: 'images' and 'reference' must be at least one image"):
         draw_reconstructions(tmp_path / "a.png", images, reference)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PLI", "ASR"])
+def test_box_is_outlined_where_its_pixels_are(codes, monkeypatch):
+    from matplotlib.patches import Rectangle
+
+    patches = []
+    monkeypatch.setattr("matplotlib.axes.Axes.add_patch", lambda _, patch: patches.append(patch))
+    affine = make_affine(codes)
+    image = np.zeros((12, 9))
+    image[3:6, 1:3] = 1
+    outline(Figure().subplots(), (slice(3, 6), slice(1, 3)), image.shape, affine)
+    (patch,) = patches
+    assert isinstance(patch, Rectangle)
+    rows, columns = np.nonzero(turned(image, affine))
+    assert (patch.get_x(), patch.get_y()) == (columns.min() - 0.5, rows.min() - 0.5)
+    assert (patch.get_width(), patch.get_height()) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+def test_box_is_drawn_on_each_image_and_error(tmp_path):
+    image = torch.rand(40, 40)
+    options = {"images": {"a": image, "b": 0.5 * image}, "reference": image}
+    draw_reconstructions(tmp_path / "a.png", **options)
+    draw_reconstructions(tmp_path / "b.png", **options, box=(slice(10, 20), slice(5, 30)))
+    before, after = (imread(tmp_path / f"{name}.png")[..., :3] for name in "ab")
+    changed = np.abs(before - after).max(-1) > 0.1
+    third = changed.shape[1] // 3
+    middle = changed.shape[0] // 2
+    assert changed[:middle, :third].any()
+    for column in (changed[:, third : 2 * third], changed[:, 2 * third :]):
+        assert column[:middle].any()
+        assert column[middle:].any()

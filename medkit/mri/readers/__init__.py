@@ -2,6 +2,7 @@
 
 from medkit.mri.readers.acquisition import Acquisition
 from medkit.mri.readers.guides import LoadGuided
+from medkit.mri.readers.lesions import LoadLesionsd
 from medkit.mri.readers.listing import acquisition_list
 from medkit.mri.readers.loading import LoadAcquisitiond
 from medkit.mri.readers.opening import open_acquisition
@@ -12,6 +13,7 @@ __all__ = [
     "Acquisition",
     "LoadAcquisitiond",
     "LoadGuided",
+    "LoadLesionsd",
     "acquisition_list",
     "find_mask",
     "open_acquisition",

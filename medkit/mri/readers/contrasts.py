@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 from medkit.mri.readers.folders import readable_files
 from medkit.mri.readers.opening import file_stem
 from medkit.mri.readers.splits import SPLIT_WORDS, split_of_folder, subject_of
+
+logger = logging.getLogger(__name__)
 
 NAME = "pair_list"
 # Words in file names: of IXI (T1 T2 PD), BraTS 2018 (t1 t1ce t2 flair) and 2023 (t1n t1c t2w t2f), BIDS (T1w T2w PDw).
@@ -26,17 +29,20 @@ CONTRASTS = {
 }
 # A patient's examinations: IXI002-Guys-0828, BraTS-GLI-00001-000 and -001, sub-01_ses-2.
 KNOWN_SUBJECTS = re.compile(r"^(IXI\d+|BraTS-[A-Za-z]+-\d+|sub-[A-Za-z0-9]+)")
-OTHER_COLUMNS = ("case", "subject", "split")
+LESION_WORDS = ("seg", "lesions")  # BraTS-GLI-00001-000-seg.nii.gz, test-0000_lesions.nii
+LESION_COLUMN = "lesions"
+OTHER_COLUMNS = ("case", "subject", "split", LESION_COLUMN)
 
 
 @dataclass
 class Exam:
-    """One examination: its name, whose it is, its file of each contrast, and its split where that is given."""
+    """One examination: its name, whose it is, its file of each contrast, its split and its map of lesions, if known."""
 
     case: str
     subject: str
     files: dict[str, Path] = field(default_factory=dict)
     split: str | None = None
+    lesions: Path | None = None
 
 
 def contrast_of(word: str, wanted: Iterable[str] = ()) -> str | None:
@@ -60,12 +66,28 @@ def split_name(stem: str, wanted: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
+def split_lesion_name(stem: str, wanted: Iterable[str]) -> str | None:
+    """Return the examination that a map of lesions belongs to: its name without ``seg`` and without a contrast.
+
+    Returns:
+        The rest of the name, empty for ``seg.nii``; ``None`` if no word says that the file is a map of lesions.
+    """
+    words = re.split(r"([-_. ]+)", stem)
+    for i in reversed(range(0, len(words), 2)):
+        if words[i].lower() in LESION_WORDS and words[i].lower() not in wanted:
+            rest = "".join([*words[: max(0, i - 1)], *words[i + 1 :]]).strip("-_. ")
+            parts = split_name(rest, wanted)
+            return rest if parts is None else parts[0]
+    return None
+
+
 def exams_of_folder(folder: Path, patterns: list[str], wanted: Sequence[str], subject: str | None) -> list[Exam]:
     """Group the files of a folder to examinations.
 
     Args:
         folder: at any depth; files of one examination may lie in one folder or in one for each contrast. Sub-folders
-            may be named for splits.
+            may be named for splits. A file with the word ``seg`` or ``lesions`` in its name is the map of lesions of
+            its examination, not a contrast.
         patterns: file names to keep.
         wanted: contrasts that are asked for, in lower case.
         subject: regular expression, see :func:`pair_list`.
@@ -77,7 +99,9 @@ def exams_of_folder(folder: Path, patterns: list[str], wanted: Sequence[str], su
         ValueError: if no file names a contrast, or two name the same one of an examination.
     """
     files = readable_files(NAME, folder, [folder], patterns)
-    found = [(file, *parts) for file in files if (parts := split_name(file_stem(file), wanted)) is not None]
+    maps = {file: case for file in files if (case := split_lesion_name(file_stem(file), wanted)) is not None}
+    images = [file for file in files if file not in maps]
+    found = [(file, *parts) for file in images if (parts := split_name(file_stem(file), wanted)) is not None]
     found = [(file, case, contrast) for file, case, contrast in found if contrast in wanted]
     if not found:
         raise ValueError(
@@ -91,7 +115,7 @@ def exams_of_folder(folder: Path, patterns: list[str], wanted: Sequence[str], su
         parents = file.relative_to(folder).parts[:-1]
         who = case or "-".join(parents[-1:]) or folder.name
         if by_folder:
-            case = "-".join([*parents, *([case] if case else [])]) or folder.name
+            case = _case_by_folder(folder, file, case)
         marks = {mark for part in parents if (mark := split_of_folder(Path(part)))}
         split = marks.pop() if len(marks) == 1 else None
         exam = exams.setdefault(case, Exam(case, _subject(who, subject), split=split))
@@ -103,7 +127,19 @@ def exams_of_folder(folder: Path, patterns: list[str], wanted: Sequence[str], su
                 f"{file}; keep one of them with 'pattern', or write a datalist"
             )
         exam.files[contrast] = file
+    maps_of: dict[str, list[Path]] = {}
+    for file, case in maps.items():
+        maps_of.setdefault(_case_by_folder(folder, file, case) if by_folder else case, []).append(file)
+    for case, own in maps_of.items():
+        if case in exams and len(own) > 1:
+            logger.warning("%s is taken without a map of lesions: %s and %s could both be it", case, own[0], own[1])
+        elif case in exams:
+            exams[case].lesions = own[0]
     return sorted(exams.values(), key=lambda exam: exam.case)
+
+
+def _case_by_folder(folder: Path, file: Path, case: str) -> str:
+    return "-".join([*file.relative_to(folder).parts[:-1], *([case] if case else [])]) or folder.name
 
 
 def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> list[Exam]:
@@ -112,7 +148,7 @@ def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> li
     Args:
         path: ``.json``: ``{"train": [{"t2": path, "pd": path, "case": name, "subject": name}, ...], ...}``, or one list
             without splits; ``.csv``: the same names as columns, and ``split``. Paths are relative to the file; the case
-            and the subject may be left out.
+            and the subject may be left out. ``lesions`` names a map of lesions.
         wanted: contrasts that are asked for, in lower case.
         subject: regular expression, for entries without a subject.
 
@@ -127,7 +163,7 @@ def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> li
     exams = []
     for row in rows:
         files = {
-            contrast: (path.parent / Path(value).expanduser()).resolve()
+            contrast: _beside(path, value)
             for word, value in row.items()
             if word not in OTHER_COLUMNS and value and isinstance(value, str)
             if (contrast := contrast_of(word, wanted)) in wanted and contrast is not None
@@ -146,11 +182,16 @@ def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> li
                 f"{NAME}: 'split' of {case!r} in {path} must be one of {', '.join(SPLIT_WORDS)}, got {split!r}"
             )
         who = str(row.get("subject") or _subject(case, subject))
-        exams.append(Exam(case, who, files, None if split is None else SPLIT_WORDS[split]))
+        lesions = _beside(path, str(row[LESION_COLUMN])) if row.get(LESION_COLUMN) else None
+        exams.append(Exam(case, who, files, None if split is None else SPLIT_WORDS[split], lesions))
     repeated = [case for case, n in Counter(exam.case for exam in exams).items() if n > 1]
     if repeated:
         raise ValueError(f"{NAME}: each case of {path} must have one name, {repeated[0]!r} is there twice")
     return sorted(exams, key=lambda exam: exam.case)
+
+
+def _beside(table: Path, name: str) -> Path:
+    return (table.parent / Path(name).expanduser()).resolve()
 
 
 def _subject(case: str, pattern: str | None) -> str:

@@ -11,16 +11,17 @@ from medkit.mri.readers.acquisition import KSPACE, Acquisition
 TOLERANCE = 0.1  # of a voxel: how far the corners of two grids may be apart
 
 
-def pair_fault(target: Acquisition, guide: Acquisition, same_grid: bool = True) -> str | None:
-    """Return why a reference contrast does not fit a target, naming both files; ``None`` if it fits.
+def pair_fault(target: Acquisition, guide: Acquisition, same_grid: bool = True, can_align: bool = True) -> str | None:
+    """Return why a reference contrast, or a map of lesions, does not fit a target; ``None`` if it fits.
 
     Args:
         target: the exam to restore.
-        guide: the other contrast.
+        guide: the other contrast, or the map.
         same_grid: whether both must lie on one grid. Otherwise both must be volumes with geometry, to be aligned.
+        can_align: whether the sentence may advise to align them.
 
     Returns:
-        A sentence without its end, or ``None``.
+        A sentence without its end that names both files, or ``None``.
     """
     pair = f"{guide.path} must fit its target {target.path}"
     if not same_grid:
@@ -34,8 +35,10 @@ def pair_fault(target: Acquisition, guide: Acquisition, same_grid: bool = True) 
     has_affines = target.has_geometry and guide.has_geometry and target.kind == guide.kind
     codes = [_codes(exam.affine) for exam in (target, guide)] if has_affines else ["", ""]
     if codes[0] != codes[1]:
-        return f"{pair}: its axes run {codes[1]}, the target's {codes[0]}; pass align='grid' or reorient one of them"
-    remedy = "pass align='grid' or 'rigid', or resample one of them" if has_affines else "resample one of them"
+        remedy = "pass align='grid' or reorient one of them" if can_align else "reorient one of them"
+        return f"{pair}: its axes run {codes[1]}, the target's {codes[0]}; {remedy}"
+    advice = "pass align='grid' or 'rigid', or " if has_affines and can_align else ""
+    remedy = f"{advice}resample one of them"
     if ours != theirs:
         return f"{pair}: it has {theirs} voxels, the target {ours}; {remedy}"
     if has_affines and (distance := _largest_distance(target, guide)) > TOLERANCE:

@@ -48,7 +48,8 @@ def acquisition_list(
 
     * ``dataset_dir`` ``None``: the volumes of ``contrast`` of the simulated cohort.
     * A file: that file, whatever the split.
-    * A ``.json``: a datalist, ``{"train": [{"path": ..., "case": ...}, ...], ...}``; its paths are relative to it.
+    * A ``.json``: a datalist, ``{"train": [{"path": ..., "case": ...}, ...], ...}``; its paths are relative to it. An
+      entry may name a map of ``lesions``.
     * A folder: its files of the kinds that :func:`open_acquisition` reads, at any depth, without hidden ones. If it
       has sub-folders named for splits (``train``, ``validation`` or ``val``, ``test``, also as in
       ``multicoil_train``), those; otherwise each file goes by a hash of its name: 80 % train, 10 % validation, 10 %
@@ -77,7 +78,8 @@ def acquisition_list(
 
     Returns:
         Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
-        ``<subject>_<contrast>``) and, per slice, ``i_slice`` (int), sorted by case and slice.
+        ``<subject>_<contrast>``), ``lesions`` (path) where the cohort or the datalist has one and, per slice,
+        ``i_slice`` (int), sorted by case and slice.
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
@@ -117,7 +119,9 @@ def _of_cohort(cohort: BrainCohort | None, split: str, contrasts: Sequence[str])
             if contrast not in entry:
                 known = sorted(set(entry) - {names.CASE})
                 raise ValueError(f"acquisition_list: 'contrast' must be of {known} for this cohort, got {contrast!r}")
-            entries.append({names.PATH: str(entry[contrast]), names.CASE: f"{entry[names.CASE]}_{contrast}"})
+            lesions = {names.LESIONS: entry[names.LESIONS]} if names.LESIONS in entry else {}
+            case = f"{entry[names.CASE]}_{contrast}"
+            entries.append({names.PATH: str(entry[contrast]), names.CASE: case, **lesions})
     return sorted(entries, key=lambda entry: entry[names.CASE])
 
 
@@ -146,6 +150,10 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
     # Without any, readable_files says what is there instead.
     chosen = [folder for folder, of in marked if of == split]
     return _cases(path, sorted(files[split]) or readable_files(NAME, path, chosen, patterns))
+
+
+def _beside(datalist: Path, name: str) -> Path:
+    return data_file((datalist.parent / Path(name).expanduser()).resolve())
 
 
 def _cases(root: Path, files: list[Path]) -> list[dict[str, Any]]:
@@ -193,15 +201,20 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
         raise ValueError(
             f"acquisition_list: {path} must be a datalist {wanted}, it has {sorted(lists)}; write it again"
         )
-    files = [data_file((path.parent / Path(entry[names.PATH]).expanduser()).resolve()) for entry in entries]
-    gone = next((file for file in files if not file.is_file()), None)
+    files = [_beside(path, entry[names.PATH]) for entry in entries]
+    maps = [_beside(path, str(entry[names.LESIONS])) if entry.get(names.LESIONS) else None for entry in entries]
+    gone = next((file for file in (*files, *maps) if file is not None and not file.is_file()), None)
     if gone is not None:
         raise FileNotFoundError(
             f"acquisition_list: the datalist {path} names {gone}, which is not there; its paths are relative to itself"
         )
     found = [
-        {names.PATH: str(file), names.CASE: str(entry.get(names.CASE) or file_stem(file))}
-        for file, entry in zip(files, entries, strict=True)
+        {
+            names.PATH: str(file),
+            names.CASE: str(entry.get(names.CASE) or file_stem(file)),
+            **({} if lesions is None else {names.LESIONS: str(lesions)}),
+        }
+        for file, lesions, entry in zip(files, maps, entries, strict=True)
     ]
     repeated = [case for case, n in Counter(entry[names.CASE] for entry in found).items() if n > 1]
     if repeated:

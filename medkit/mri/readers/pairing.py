@@ -65,6 +65,9 @@ def pair_list(
     A datalist is ``{"train": [{"t2": path, "pd": path, "case": name, "subject": name}, ...], ...}``, where case and
     subject may be left out; a table has these names as columns, and ``split``. Paths are relative to the file.
 
+    Maps of lesions, for :class:`LoadLesionsd`, are those of the cohort, files in the folder with the word ``seg`` or
+    ``lesions`` in their names (``BraTS-GLI-00001-000-seg.nii.gz``), and what a datalist or a table names ``lesions``.
+
     All examinations of a subject are in one split; a source that says otherwise is refused.
 
     Args:
@@ -96,7 +99,7 @@ def pair_list(
 
     Returns:
         Entries with ``path`` (of the target), ``guide`` (list of paths), ``guide_contrasts`` (their names), ``case``,
-        ``subject`` and, per slice, ``i_slice``, sorted by case and slice.
+        ``subject``, where there is one ``lesions`` (path), and, per slice, ``i_slice``, sorted by case and slice.
 
     Raises:
         FileNotFoundError: if a file does not exist.
@@ -177,6 +180,7 @@ def _of_cohort(cohort: BrainCohort | None, split: str, wanted: list[str]) -> lis
             names.GUIDE_CONTRASTS: wanted[1:],
             names.CASE: entry[names.CASE],
             names.SUBJECT: entry[names.CASE],
+            **({names.LESIONS: entry[names.LESIONS]} if names.LESIONS in entry else {}),
         }
         for one in cohorts
         for entry in one.datalist()
@@ -264,10 +268,13 @@ def _checked_entry(
         fault = pair_fault(target, open_acquisition(exam.files[word], **options), align == "none")
         if fault is not None:
             raise ValueError(f"{NAME}: {fault}; or pass skip_bad=True")
+    if exam.lesions is not None and not exam.lesions.is_file():
+        raise FileNotFoundError(f"{NAME}: the map of lesions of {exam.case!r} is not there: {exam.lesions}")
     return {
         names.PATH: str(target.path),
         names.GUIDE: [str(exam.files[word]) for word in wanted[1:]],
         names.GUIDE_CONTRASTS: wanted[1:],
         names.CASE: exam.case,
         names.SUBJECT: exam.subject,
+        **({} if exam.lesions is None else {names.LESIONS: str(exam.lesions)}),
     }

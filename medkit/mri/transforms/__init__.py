@@ -14,6 +14,7 @@ from medkit.mri.transforms.packing import (
     SensitivityMapsd,
     UnpackReconstructiond,
 )
+from medkit.mri.transforms.residual import DataConsistencyResiduald
 from medkit.mri.transforms.sampling import Undersampled
 from medkit.mri.transforms.splitting import SplitMeasuredd
 
@@ -22,6 +23,7 @@ __all__ = [
     "CoilCombined",
     "ComplexToChannelsd",
     "CompressCoilsd",
+    "DataConsistencyResiduald",
     "OnlyWithd",
     "PackMultiContrastd",
     "PackReconstructiond",
