@@ -69,5 +69,5 @@ def _residual(image: Tensor, measured: Tensor, mask: Tensor, maps: Tensor | None
         )
     predicted = sense_forward(image, mask, maps)
     samples = measured * mask
-    size = torch.linalg.vector_norm(predicted - samples)
-    return 0.0 if float(size) == 0 else float(size / torch.linalg.vector_norm(samples))
+    distance, size = (torch.linalg.vector_norm(x, dtype=torch.complex128) for x in (predicted - samples, samples))
+    return 0.0 if float(distance) == 0 else float(distance / size)
