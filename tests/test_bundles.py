@@ -129,6 +129,15 @@ def test_boxes_of_a_table_take_the_place_of_the_map(trained, tmp_path):
     }
 
 
+def test_methods_without_weights_are_evaluated_too(tmp_path):
+    options = {"n_test_subjects": 1, "n_slices": 2, "contrasts": ["t2"], "eval_dir": str(tmp_path / "out")}
+    run(CLGNET, ["train", "small", "evaluate", "cg_sense"], output_dir=str(tmp_path), center_fraction=0.25, **options)
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
+    assert set(summary) == {"zero_filled", "cg_sense"}
+    assert summary["cg_sense"]["residual"] < summary["zero_filled"]["residual"]
+    assert_lesions_are_shown(tmp_path / "out", "test-0000_t2", "cg_sense")
+
+
 def test_weights_of_another_network_end_in_one_sentence_and_leave_the_evaluation(trained):
     folder = trained / "small" / "evaluate"
     before = {path: path.read_bytes() for path in folder.glob("*")}

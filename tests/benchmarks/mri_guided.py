@@ -32,12 +32,11 @@ from medkit.mri import (
     SensitivityMapsd,
     SimulateKspaced,
     Undersampled,
-    channels_to_complex,
     open_acquisition,
     psnr,
     ssim,
 )
-from tests.benchmarks.mri_recon import REAL_DATA
+from tests.benchmarks.mri_recon import REAL_DATA, Method, network
 
 Sample = dict[str, Any]
 Subjects = dict[str, dict[str, Path]]
@@ -90,7 +89,7 @@ def slices_of(
         yield sample
 
 
-def restored(sample: Sample, guide: Tensor, method: Any) -> Tensor:
+def restored(sample: Sample, guide: Tensor, method: Method) -> Tensor:
     """Return the magnitude (H, W) that a network restores with a reference."""
     packed = PackMultiContrastd()({**sample, "guide": guide})
     return method(packed)
@@ -102,23 +101,7 @@ def measure(image: Tensor, reference: Tensor) -> dict[str, float]:
     return {"psnr": psnr(x, y), "ssim": ssim(x, y)}
 
 
-def packed_network(folder: Path, device: str) -> Any:
-    """Return the network that a training left, from a packed sample to the magnitude of the target."""
-    parser = ConfigParser()
-    parser.read_config(folder / "config.json")
-    net = parser.get_parsed_content("network_def")
-    net.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
-    net.eval().to(device=device, memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def restore(sample: Sample) -> Tensor:
-        pred = net(sample["image"][None].to(device)).cpu()
-        return channels_to_complex(pred[:, :2])[0, 0].abs() * sample["scale"]
-
-    return restore
-
-
-def run(protocol: dict[str, Any], methods: dict[str, Any], only: str | None) -> list[dict[str, Any]]:
+def run(protocol: dict[str, Any], methods: dict[str, Method], only: str | None) -> list[dict[str, Any]]:
     """Return a row for each slice, reference contrast, pattern, method and kind of reference."""
     parser = ConfigParser({"patterns": protocol["patterns"]})
     sets = {} if only == "real" else {"simulated": (simulated_subjects(protocol), protocol["simulated"])}
@@ -176,12 +159,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
     protocol = json.loads(options.protocol.read_text())
-    methods = {}
+    methods: dict[str, Method] = {}
     for text in options.run:
         name, _, folder = text.partition("=")
         if not (Path(folder) / "model.pt").is_file():
             parser.error(f"--run must be NAME=FOLDER of a finished training, got {text!r}: no {folder}/model.pt")
-        methods[name] = packed_network(Path(folder), options.device)
+        methods[name] = network(Path(folder) / "config.json", Path(folder) / "model.pt", options.device)
     rows = run(protocol, methods, options.only)
     print("\n".join(table(rows)))  # noqa: T201
     if options.output:

@@ -29,7 +29,6 @@ from tqdm import tqdm
 from medkit.data import BrainCohort
 from medkit.mri import (
     CoilCombined,
-    PackedReconstructor,
     PackReconstructiond,
     ScaleByPercentiled,
     SensitivityMapsd,
@@ -87,18 +86,23 @@ def classical(app: str, options: dict[str, Any], weight: float) -> Method:
     return reconstruct
 
 
-def network(config: Path, weights: Path, device: str) -> Method:
-    """Return the network of a config with its weights."""
+def packed_network(config: Path, weights: Path) -> torch.nn.Module:
+    """Return the network of a config with its weights, on packed channels, ready to infer."""
     parser = ConfigParser()
     parser.read_config(config)
-    net: PackedReconstructor = parser.get_parsed_content("network_def")
+    net: torch.nn.Module = parser.get_parsed_content("network_def")
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    net.eval().to(device)
+    return net.eval()
+
+
+def network(config: Path, weights: Path, device: str) -> Method:
+    """Return the network of a config with its weights, from a packed sample to the magnitude of its image."""
+    net = packed_network(config, weights).to(device=device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def reconstruct(sample: Sample) -> Tensor:
         pred = net(sample["image"][None].to(device)).cpu()
-        return channels_to_complex(pred)[0, 0].abs() * sample["scale"]
+        return channels_to_complex(pred[:, :2])[0, 0].abs() * sample["scale"]
 
     return reconstruct
 
