@@ -20,6 +20,7 @@ from monai.bundle import onnx_export
 from medkit.workflow import user_message
 from tests.bundle_runs import (
     CLGNET,
+    MC_CDIC,
     SMALL,
     command,
     configs,
@@ -242,14 +243,26 @@ def components(config: object, target: str) -> list[dict]:
     return [*found, config] if isinstance(config, dict) and config.get("_target_") == target else found
 
 
-@pytest.mark.parametrize(("name", "n_readers"), [("inference", 1), ("train", 2), ("evaluate", 1)])
-def test_options_of_the_reader_reach_every_reader(name, n_readers):
-    config = json.loads((CLGNET / "configs" / f"{name}.json").read_text())
-    readers = components(config, "medkit.mri.LoadAcquisitiond")
+@pytest.mark.parametrize(
+    ("bundle", "name", "n_readers"),
+    [
+        (CLGNET, "inference", 1),
+        (CLGNET, "train", 2),
+        (CLGNET, "evaluate", 2),
+        (MC_CDIC, "inference", 3),
+        (MC_CDIC, "train", 6),
+        (MC_CDIC, "evaluate", 4),
+        (MC_CDIC, "paper", 2),
+    ],
+)
+def test_options_of_the_reader_reach_every_reader(bundle, name, n_readers):
+    config = json.loads((bundle / "configs" / f"{name}.json").read_text())
+    targets = ("LoadAcquisitiond", "LoadGuided", "LoadLesionsd", "pair_list")
+    readers = [each for target in targets for each in components(config, f"medkit.mri.{target}")]
     assert len(readers) == n_readers
     readers += [each for each in components(config, "medkit.mri.acquisition_list") if "min_signal" in each]
     for reader in readers:
-        assert {option: reader[option] for option in READER_OPTIONS} == {
+        assert {option: reader.get(option) for option in READER_OPTIONS} == {
             option: f"@{option}" for option in READER_OPTIONS
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from medkit.data import keys as names
 from medkit.mri.coils import root_sum_of_squares
 from medkit.mri.readers.acquisition import KSPACE, Acquisition
 from medkit.mri.readers.grids import pair_fault
-from medkit.mri.readers.loading import central_part, opened_exam
+from medkit.mri.readers.layout import joined_axes
+from medkit.mri.readers.loading import central_part, check_loader, opened_exam
 from medkit.ops import centered_ifft
 
 
@@ -50,19 +51,16 @@ class LoadGuided(MapTransform):
         self,
         keys: KeysCollection = names.GUIDE,
         key: str | None = None,
-        axes: str | None = None,
+        axes: str | Sequence[str] | None = None,
         slice_axis: int = 2,
         domain: str | None = None,
         centred: bool = True,
         n_slices: int | None = None,
     ) -> None:
         super().__init__(keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"LoadGuided: 'keys' must be one key of paths, got {self.keys}")
-        if n_slices is not None and n_slices < 1:
-            raise ValueError(f"LoadGuided: 'n_slices' must be at least 1 or None, got {n_slices}")
+        check_loader("LoadGuided", self.keys, n_slices)
         self.n_slices = n_slices
-        self.options = (key, axes, slice_axis, domain, centred)
+        self.options = (key, joined_axes(axes), slice_axis, domain, centred)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the reference contrasts; see the class."""

@@ -16,7 +16,7 @@ from medkit.mri.readers.acquisition import Acquisition
 from medkit.mri.readers.boxes import map_of_boxes, read_boxes
 from medkit.mri.readers.grids import pair_fault
 from medkit.mri.readers.layout import joined_axes
-from medkit.mri.readers.loading import central_part, opened_exam
+from medkit.mri.readers.loading import central_part, check_loader, opened_exam
 
 
 class LoadLesionsd(MapTransform):
@@ -67,10 +67,7 @@ class LoadLesionsd(MapTransform):
         crop_to_recon: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        if len(self.keys) != 1:
-            raise ValueError(f"LoadLesionsd: 'keys' must be one key of a path, got {self.keys}")
-        if n_slices is not None and n_slices < 1:
-            raise ValueError(f"LoadLesionsd: 'n_slices' must be at least 1 or None, got {n_slices}")
+        check_loader("LoadLesionsd", self.keys, n_slices)
         self.n_slices = n_slices
         self.crop_to_recon = crop_to_recon
         self.options = (key, joined_axes(axes), slice_axis, domain, centred)

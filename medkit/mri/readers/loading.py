@@ -67,12 +67,7 @@ class LoadAcquisitiond(MapTransform):
         fully_sampled: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(
-                f"LoadAcquisitiond: 'keys' must be one key of a path, got {self.keys}; use one transform each"
-            )
-        if n_slices is not None and n_slices < 1:
-            raise ValueError(f"LoadAcquisitiond: 'n_slices' must be at least 1 or None, got {n_slices}")
+        check_loader("LoadAcquisitiond", self.keys, n_slices)
         self.n_slices = n_slices
         self.fully_sampled = fully_sampled
         self.options = (key, joined_axes(axes), slice_axis, domain, centred)
@@ -112,6 +107,14 @@ def central_part(exam: Acquisition, n_slices: int | None) -> tuple[int, int]:
     """Return the first and the number of so many slices around the middle one; ``None``: of all."""
     n_slices = exam.n_slices if n_slices is None else min(n_slices, exam.n_slices)
     return (exam.n_slices - n_slices) // 2, n_slices
+
+
+def check_loader(name: str, keys: Sequence[Hashable], n_slices: int | None) -> None:
+    """Raise ``ValueError`` in the name of a transform that loads, if its arguments are out of their range."""
+    if len(keys) != 1:
+        raise ValueError(f"{name}: 'keys' must be one key of a path, got {tuple(keys)}; use one transform each")
+    if n_slices is not None and n_slices < 1:
+        raise ValueError(f"{name}: 'n_slices' must be at least 1 or None, got {n_slices}")
 
 
 def opened_exam(path: Any, options: tuple[Any, ...]) -> Acquisition:

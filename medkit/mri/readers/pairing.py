@@ -17,6 +17,7 @@ from medkit.mri.readers.contrasts import CONTRASTS, Exam, exams_of_folder, exams
 from medkit.mri.readers.folders import existing_path
 from medkit.mri.readers.grids import pair_fault
 from medkit.mri.readers.guides import read_through
+from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.mispairing import with_wrong_guides
 from medkit.mri.readers.opening import file_stem, open_acquisition
 from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
@@ -47,9 +48,10 @@ def pair_list(
     mispaired: float = 0.0,
     seed: int = 0,
     key: str | None = None,
-    axes: str | None = None,
+    axes: str | Sequence[str] | None = None,
     slice_axis: int = 2,
     domain: str | None = None,
+    centred: bool = True,
 ) -> list[dict[str, Any]]:
     r"""List examinations, or their slices, with a contrast to restore and other ones of the same subject to help.
 
@@ -96,6 +98,7 @@ def pair_list(
         axes: names of the array's axes.
         slice_axis: for volumes, the axis that counts the slices.
         domain: ``"kspace"`` or ``"image"``.
+        centred: whether the zero frequency of stored k-space is at index ``n // 2``.
 
     Returns:
         Entries with ``path`` (of the target), ``guide`` (list of paths), ``guide_contrasts`` (their names), ``case``,
@@ -119,7 +122,9 @@ def pair_list(
         raise ValueError(f"{NAME}: 'align' must be one of {MODES}, got {align!r}")
     if not 0 <= mispaired <= 1:
         raise ValueError(f"{NAME}: 'mispaired' must be 0 to 1, got {mispaired}")
-    options: dict[str, Any] = {"key": key, "axes": axes, "slice_axis": slice_axis, "domain": domain}
+    options: dict[str, Any] = dict(
+        key=key, axes=joined_axes(axes), slice_axis=slice_axis, domain=domain, centred=centred
+    )
     if dataset_dir is None:
         entries = _of_cohort(cohort, split, wanted)
     else:
