@@ -79,6 +79,7 @@ from medkit.mri.readers import (
 )
 from medkit.mri.refinement import GuidedImageRefiner, ImageRefiner
 from medkit.mri.regions import Region, find_regions, region_metrics
+from medkit.mri.slicewise import slice_metrics
 from medkit.mri.transforms import (
     ChannelsToComplexd,
     CoilCombined,
@@ -209,6 +210,7 @@ __all__ = [
     "sense_combine",
     "sense_forward",
     "sense_normal",
+    "slice_metrics",
     "soft_data_consistency",
     "ssim",
     "total_variation",

@@ -36,6 +36,7 @@ from medkit.mri.figures import draw_reconstructions
 from medkit.mri.metrics import nmse, psnr, ssim
 from medkit.mri.part_figures import draw_multi_contrast
 from medkit.mri.regions import REFERENCE_ROW, Region, find_regions, region_metrics, write_regions
+from medkit.mri.slicewise import slice_metrics
 from medkit.mri.views import View, view_of_region
 from medkit.ops import center_crop
 from medkit.workflow import atomic_path, write_metrics
@@ -66,6 +67,7 @@ class SaveReconstructions:
         crop_to_recon: cut volumes, pictures and what is compared to the central ``recon_size``, where a case has it.
         use_error_maps: write ``<case>_<method>_error.nii.gz`` where there is a reference: what was restored less what
             was fully sampled, so that invented signal is positive and erased signal negative; unit of the image.
+        use_slice_metrics: also compute :func:`slice_metrics`.
 
     Raises:
         ValueError: if ``method`` is empty, ``"zero_filled"`` or ``"case"``; in the run, if ``pred`` is no magnitude.
@@ -82,6 +84,7 @@ class SaveReconstructions:
         use_png: bool = True,
         crop_to_recon: bool = False,
         use_error_maps: bool = False,
+        use_slice_metrics: bool = False,
     ) -> None:
         if method in ("", ZERO_FILLED, CASE):
             raise ValueError(
@@ -93,6 +96,7 @@ class SaveReconstructions:
         self.use_png = use_png
         self.crop_to_recon = crop_to_recon
         self.use_error_maps = use_error_maps
+        self.use_slice_metrics = use_slice_metrics
         self._cases: list[dict[str, Any]] = []
         self._lesions: list[dict[str, Any]] = []
 
@@ -137,6 +141,8 @@ class SaveReconstructions:
             for name, image in images.items():
                 volume, truth = _slices_first(image), _slices_first(reference)
                 metrics[name] = {"psnr": psnr(volume, truth), "ssim": ssim(volume, truth), "nmse": nmse(volume, truth)}
+                if self.use_slice_metrics:
+                    metrics[name] |= slice_metrics(volume, truth)
         for key, residual in sample.get(RESIDUAL, {}).items():
             metrics.setdefault(self.method if key == PRED else key, {})[RESIDUAL] = residual
         if metrics:
@@ -220,6 +226,7 @@ class SaveMultiContrast(SaveReconstructions):
         use_png: write pictures.
         crop_to_recon: cut all of them to the central ``recon_size``, where a case has it.
         use_error_maps: write what was restored less what was fully sampled.
+        use_slice_metrics: also compute :func:`slice_metrics`.
 
     Example:
         >>> SaveMultiContrast("results", method="mc_cdic").attach(evaluator)

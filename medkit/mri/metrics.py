@@ -22,8 +22,8 @@ Volume = np.ndarray | Tensor
 WINDOW = 7
 
 
-def _pair(name: str, prediction: Volume, reference: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Both volumes as float64 arrays (slices, H, W)."""
+def volume_pair(name: str, prediction: Volume, reference: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Return both volumes as float64 arrays (slices, H, W); raise in the name of a metric if they do not fit."""
     x, y = (v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for v in (prediction, reference))
     if x.shape != y.shape or y.ndim not in (2, 3) or y.size == 0:
         raise ValueError(
@@ -59,7 +59,7 @@ def nmse(prediction: Volume, reference: Volume) -> float:
         >>> nmse(np.full((2, 8, 8), 0.5), np.ones((2, 8, 8)))
         0.25
     """
-    x, y = _pair("nmse", prediction, reference)
+    x, y = volume_pair("nmse", prediction, reference)
     energy = float(np.vdot(y, y))
     return float(np.square(x - y).sum()) / energy if energy > 0 else float("nan")
 
@@ -82,7 +82,7 @@ def psnr(prediction: Volume, reference: Volume, data_range: float | None = None)
         >>> psnr(np.full((2, 8, 8), 0.9), np.ones((2, 8, 8)))
         20.0
     """
-    x, y = _pair("psnr", prediction, reference)
+    x, y = volume_pair("psnr", prediction, reference)
     peak = _range("psnr", y, data_range)
     error = float(np.square(x - y).mean())
     if peak <= 0:
@@ -135,7 +135,7 @@ def ssim(prediction: Volume, reference: Volume, data_range: float | None = None)
         >>> ssim(np.eye(16), np.eye(16))
         1.0
     """
-    x, y = _pair("ssim", prediction, reference)
+    x, y = volume_pair("ssim", prediction, reference)
     if min(y.shape[1:]) < WINDOW:
         raise ValueError(f"ssim: slices must be at least {WINDOW} x {WINDOW}, got {y.shape[1:]}")
     peak = _range("ssim", y, data_range)
