@@ -36,7 +36,7 @@ from medkit.mri import (
     psnr,
     ssim,
 )
-from tests.benchmarks.mri_recon import REAL_DATA, Method, network
+from tests.benchmarks.mri_recon import REAL_DATA, Method, named_networks
 
 Sample = dict[str, Any]
 Subjects = dict[str, dict[str, Path]]
@@ -89,6 +89,19 @@ def slices_of(
         yield sample
 
 
+def measured(sample: Sample, mask: Any) -> Sample:
+    """Return fully sampled k-space measured with a mask, ready to be packed with a reference."""
+    chain = Compose(
+        [
+            Undersampled(keys="kspace", mask=mask, seed_key="case"),
+            SensitivityMapsd("auto"),
+            CoilCombined(),
+            ScaleByPercentiled(),
+        ]
+    )
+    return dict(chain(dict(sample)))
+
+
 def restored(sample: Sample, guide: Tensor, method: Method) -> Tensor:
     """Return the magnitude (H, W) that a network restores with a reference."""
     packed = PackMultiContrastd()({**sample, "guide": guide})
@@ -114,15 +127,7 @@ def run(protocol: dict[str, Any], methods: dict[str, Method], only: str | None) 
             for sample in slices_of(subjects, name, guide, protocol["target"], options, protocol["noise"]):
                 for pattern in protocol["patterns"]:
                     mask = parser.get_parsed_content(f"patterns::{pattern}")
-                    prepare = Compose(
-                        [
-                            Undersampled(keys="kspace", mask=mask, seed_key="case"),
-                            SensitivityMapsd("auto"),
-                            CoilCombined(),
-                            ScaleByPercentiled(),
-                        ]
-                    )
-                    ready = prepare(dict(sample))
+                    ready = measured(sample, mask)
                     truth = ready["reference"].abs()[0]
                     facts = {"data": data, "subject": name, "guide": guide, "pattern": pattern, "case": sample["case"]}
                     rows.append({**facts, "method": "zero_filled", **measure(ready["zero_filled"].abs()[0], truth)})
@@ -159,13 +164,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
     protocol = json.loads(options.protocol.read_text())
-    methods: dict[str, Method] = {}
-    for text in options.run:
-        name, _, folder = text.partition("=")
-        if not (Path(folder) / "model.pt").is_file():
-            parser.error(f"--run must be NAME=FOLDER of a finished training, got {text!r}: no {folder}/model.pt")
-        methods[name] = network(Path(folder) / "config.json", Path(folder) / "model.pt", options.device)
-    rows = run(protocol, methods, options.only)
+    rows = run(protocol, named_networks(parser, options.run, options.device), options.only)
     print("\n".join(table(rows)))  # noqa: T201
     if options.output:
         machine = {"platform": platform.platform(), "threads": torch.get_num_threads(), "torch": torch.__version__}

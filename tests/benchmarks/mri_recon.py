@@ -107,6 +107,17 @@ def network(config: Path, weights: Path, device: str) -> Method:
     return reconstruct
 
 
+def named_networks(parser: argparse.ArgumentParser, runs: list[str], device: str) -> dict[str, Method]:
+    """Return the network of each ``NAME=FOLDER``, where a training left ``config.json`` and ``model.pt``."""
+    methods = {}
+    for text in runs:
+        name, _, folder = text.partition("=")
+        if not (Path(folder) / "model.pt").is_file():
+            parser.error(f"--run must be NAME=FOLDER of a finished training, got {text!r}: no {folder}/model.pt")
+        methods[name] = network(Path(folder) / "config.json", Path(folder) / "model.pt", device)
+    return methods
+
+
 def measure(image: Tensor, reference: Tensor) -> dict[str, float]:
     """Return PSNR, SSIM and NMSE of one slice."""
     x, y = image[None].numpy(), reference[None].numpy()
@@ -186,11 +197,7 @@ def main() -> None:
         for method, app in (("cg_sense", "SenseRecon"), ("tv", "TotalVariationRecon")):
             for weight in protocol[method]["weights"]:
                 methods[f"{method} @{weight}"] = classical(app, protocol[method], weight)
-    for text in options.run:
-        name, _, folder = text.partition("=")
-        if not (Path(folder) / "model.pt").is_file():
-            parser.error(f"--run must be NAME=FOLDER of a finished training, got {text!r}: no {folder}/model.pt")
-        methods[name] = network(Path(folder) / "config.json", Path(folder) / "model.pt", options.device)
+    methods |= named_networks(parser, options.run, options.device)
     weights = options.weights or options.bundle / "models" / "model.pt"
     methods["clgnet"] = network(options.bundle / "configs" / "train.json", weights, options.device)
     results = run(protocol, methods, options.only)
