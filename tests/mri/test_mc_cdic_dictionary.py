@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.functional import conv2d, conv_transpose2d
 
 from medkit.mri import KspaceCropOperator, MultiScaleDictionary
 from medkit.mri.mc_cdic.proximal import ProximalNetwork, ResidualChannelAttentionBlock
@@ -65,6 +66,16 @@ def test_convolutions_read_the_code_first_and_then_what_comes_up():
     alone = d(codes)
     assert alone.abs().max() > 0
     assert torch.equal(alone, d([code * (i == 2) for i, code in enumerate(codes)]))
+
+
+def test_synthesis_is_the_chain_of_its_convolutions():
+    net = dictionary()
+    codes = [torch.randn(2, width, 4 << i, 3 << i, dtype=torch.float64) for i, width in enumerate(net.widths)]
+    z = conv_transpose2d(conv2d(codes[0], net.at_quarter, padding=1), net.up_to_half, stride=2)
+    z = conv2d(torch.cat([codes[1], z], 1), net.at_half, padding=1)
+    z = conv_transpose2d(z, net.up_to_full, stride=2)
+    z = conv2d(torch.cat([codes[2], z], 1), net.at_full, padding=1)
+    torch.testing.assert_close(net(codes), conv2d(z, net.out))
 
 
 @pytest.mark.parametrize("large", [False, True])
