@@ -137,6 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _say(*lines: str) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -244,12 +245,15 @@ def _export(options: argparse.Namespace) -> int:
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     examples, metadata = example_inputs(parser["_meta_"]), parser["_meta_"]
     output_dir = Path(options.output_dir or folder / "models")
-    reports = []
-    if "onnx" in options.formats:  # first: it may lack its libraries
-        reports.append(to_onnx(network, output_dir / "model.onnx", examples, metadata=metadata))
-    if "torchscript" in options.formats:
-        reports.append(to_torchscript(network, output_dir / "model.ts", examples, options.method, metadata=metadata))
-    for report in reports:
+    writers = {  # ONNX first: it may lack its libraries
+        "onnx": lambda: to_onnx(network, output_dir / "model.onnx", examples, metadata=metadata),
+        "torchscript": lambda: to_torchscript(
+            network, output_dir / "model.ts", examples, options.method, metadata=metadata
+        ),
+    }
+    for name in (name for name in writers if name in options.formats):
+        _say(f"exporting to {name}, and comparing with the network; an unrolled network takes minutes ...")
+        report = writers[name]()
         _say(f"{report.path}  {report.kind}, differs from the network by at most {max(report.errors.values()):.1e}")
     return 0
 
