@@ -48,9 +48,12 @@ def haarpsi(prediction: Volume, reference: Volume, data_range: float | None = No
     if min(y.shape[1:]) < SMALLEST:
         raise ValueError(f"haarpsi: slices must be at least {SMALLEST} x {SMALLEST}, got {y.shape[1:]}")
     peak = peak_of("haarpsi", y, data_range)
-    if peak <= 0 or not y.any():
+    if peak <= 0:
         return math.nan
-    return float(np.mean([_slice_similarity(a * (WHITE / peak), b * (WHITE / peak)) for a, b in zip(x, y, strict=True)]))
+    x, y = x * (WHITE / peak), y * (WHITE / peak)
+    return float(
+        np.mean([_slice_similarity(a * (WHITE / peak), b * (WHITE / peak)) for a, b in zip(x, y, strict=True)])
+    )
 
 
 def _slice_similarity(x: np.ndarray, y: np.ndarray) -> float:

@@ -37,7 +37,7 @@ def volume_pair(name: str, prediction: Volume, reference: Volume) -> tuple[np.nd
 
 
 def peak_of(name: str, reference: np.ndarray, data_range: float | None) -> float:
-    """Return the data range that is given, or the reference's maximum; raise in the name of a metric if it is not positive."""
+    """Return the data range, if none is given the reference's maximum; raise in the name of a metric if it is wrong."""
     if data_range is not None and not data_range > 0:
         raise ValueError(f"{name}: 'data_range' must be positive, got {data_range}")
     return float(reference.max()) if data_range is None else float(data_range)
