@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medkit.data.keys import ZERO_FILLED
+from medkit.data.keys import CASE, ZERO_FILLED
 from medkit.mri.bootstrap import FEWEST, PairedDifference, paired_bootstrap
 from medkit.workflow import atomic_path
 
@@ -43,7 +43,9 @@ def save_comparison(
         >>> save_comparison("eval", cases, [case["case"] for case in cases], "clgnet")
     """
     folder = Path(folder)
-    known = [(case, who) for case, who in zip(cases, subjects, strict=True) if "psnr" in case.get(method, {})]
+    # By name, since several processes may share a case out twice to have equal numbers.
+    pairs = {case[CASE]: (case, who) for case, who in zip(cases, subjects, strict=True)}
+    known = [(case, who) for case, who in pairs.values() if "psnr" in case.get(method, {})]
     differences = {} if len(known) < FEWEST else _differences(known, method)
     path, picture = folder / "comparison.json", folder / "metrics.png"
     if differences:
@@ -67,20 +69,20 @@ def save_comparison(
 
 def _differences(known: Sequence[tuple[Mapping[str, Any], str]], method: str) -> dict[str, PairedDifference]:
     """Compare each metric over the cases in which both have a finite value, if these are of enough subjects."""
-    metrics = [name for name in known[0][0][method] if name in known[0][0][ZERO_FILLED]]
     differences = {}
-    for metric in metrics:
-        pairs = [(*_pair(case, method, metric), who) for case, who in known]
-        pairs = [pair for pair in pairs if math.isfinite(pair[0]) and math.isfinite(pair[1])]
-        if len({who for _, _, who in pairs}) >= FEWEST:
-            before, after, whose = zip(*pairs, strict=True)
+    for metric in dict.fromkeys(name for case, _ in known for name in case[method]):
+        found = [(pair, who) for case, who in known for pair in _pairs([case], method, metric)]
+        whose = [who for _, who in found]
+        if len(set(whose)) >= FEWEST:
+            before, after = zip(*(pair for pair, _ in found), strict=True)
             differences[metric] = paired_bootstrap(after, before, N_RESAMPLES, CONFIDENCE, subjects=whose)
     return differences
 
 
-def _pair(case: Mapping[str, Any], method: str, metric: str) -> tuple[float, float]:
-    """Return what the zero-filled image and the method have; NaN for what is missing."""
-    return float(case[ZERO_FILLED].get(metric, math.nan)), float(case[method].get(metric, math.nan))
+def _pairs(cases: Cases, method: str, metric: str) -> list[tuple[float, float]]:
+    """Return the values of the zero-filled image and of the method, of the cases where both are finite."""
+    values = [(case[ZERO_FILLED].get(metric, math.nan), case[method].get(metric, math.nan)) for case in cases]
+    return [(float(before), float(after)) for before, after in values if math.isfinite(before) and math.isfinite(after)]
 
 
 def draw_comparison(
@@ -103,14 +105,13 @@ def draw_comparison(
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for axis, (metric, (label, more_is_better)) in zip(figure.subplots(1, len(DRAWN)), DRAWN.items(), strict=True):
-        pairs = [_pair(case, method, metric) for case in cases]
+        pairs = _pairs(cases, method, metric)
         n_worse = 0
         for before, after in pairs:
             is_worse = after < before if more_is_better else after > before
             n_worse += is_worse
-            if math.isfinite(before) and math.isfinite(after):
-                style = {"color": "tab:red", "zorder": 3} if is_worse else {"color": "tab:blue", "alpha": 0.6}
-                axis.plot([0, 1], [before, after], marker="o", markersize=4, linewidth=1, **style)
+            style = {"color": "tab:red", "zorder": 3} if is_worse else {"color": "tab:blue", "alpha": 0.6}
+            axis.plot([0, 1], [before, after], marker="o", markersize=4, linewidth=1, **style)
         axis.set_xticks([0, 1], ["zero-filled", method], parse_math=False)
         axis.set_xlim(-0.25, 1.25)
         axis.set_ylabel(label)

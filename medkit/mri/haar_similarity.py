@@ -34,7 +34,8 @@ def haarpsi(prediction: Volume, reference: Volume, data_range: float | None = No
             prediction and reference may change places.
 
     Returns:
-        0 to 1, where 1 is equal, no unit; a slice that is 0 in both is equal. NaN where the reference is 0 everywhere.
+        0 to 1, where 1 is equal, no unit; a slice that is 0 in both is equal. NaN where the reference is 0 everywhere and
+            no ``data_range`` is given.
 
     Raises:
         ValueError: if the shapes differ, slices are smaller than 16 x 16, values are complex, or ``data_range`` is not
@@ -51,9 +52,7 @@ def haarpsi(prediction: Volume, reference: Volume, data_range: float | None = No
     if peak <= 0:
         return math.nan
     x, y = x * (WHITE / peak), y * (WHITE / peak)
-    return float(
-        np.mean([_slice_similarity(a * (WHITE / peak), b * (WHITE / peak)) for a, b in zip(x, y, strict=True)])
-    )
+    return float(np.mean([_slice_similarity(a, b) for a, b in zip(x, y, strict=True)]))
 
 
 def _slice_similarity(x: np.ndarray, y: np.ndarray) -> float:
