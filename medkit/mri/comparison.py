@@ -119,7 +119,7 @@ def draw_comparison(
         notes = [f"{label}, {'more' if more_is_better else 'less'} is better"]
         if metric in differences:
             one = differences[metric]
-            notes.append(f"{one.mean:+.4g}  [{one.low:+.4g}, {one.high:+.4g}]")
+            notes.append(f"mean {one.mean:+.3g}, 95 %: {one.low:+.3g} to {one.high:+.3g}")
         notes.append(f"{n_worse} of {len(pairs)} worse")
         axis.set_title("\n".join(notes), fontsize=9)
     with atomic_path(Path(path)) as temporary:

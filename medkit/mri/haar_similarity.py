@@ -34,8 +34,8 @@ def haarpsi(prediction: Volume, reference: Volume, data_range: float | None = No
             prediction and reference may change places.
 
     Returns:
-        0 to 1, where 1 is equal, no unit; a slice that is 0 in both is equal. NaN where the reference is 0 everywhere and
-            no ``data_range`` is given.
+        0 to 1, where 1 is equal, no unit; a slice that is 0 in both is equal. NaN where the reference is 0 everywhere,
+        if no ``data_range`` is given.
 
     Raises:
         ValueError: if the shapes differ, slices are smaller than 16 x 16, values are complex, or ``data_range`` is not
