@@ -1,5 +1,6 @@
 """MRI reconstruction: physics, sampling, coils, networks and losses."""
 
+from medkit.mri.bootstrap import PairedDifference, paired_bootstrap
 from medkit.mri.channels import (
     PackedReconstructor,
     channels_to_complex,
@@ -38,6 +39,8 @@ from medkit.mri.engine import PreviewReconstructions, SaveMultiContrast, SaveRec
 from medkit.mri.espirit import espirit_maps
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
 from medkit.mri.figures import draw_reconstructions
+from medkit.mri.haar_similarity import VolumeHaarPSI, haarpsi
+from medkit.mri.high_frequency import VolumeHFEN, hfen
 from medkit.mri.losses import ContrastiveReconstructionLoss
 from medkit.mri.masks import (
     BernoulliMask,
@@ -143,6 +146,7 @@ __all__ = [
     "PackReconstructiond",
     "PackedMultiContrast",
     "PackedReconstructor",
+    "PairedDifference",
     "PartialFourierMask",
     "PerceptualFeatures",
     "PoissonDiscMask",
@@ -171,6 +175,8 @@ __all__ = [
     "UnpackMultiContrastd",
     "UnpackReconstructiond",
     "VGGFeatures",
+    "VolumeHFEN",
+    "VolumeHaarPSI",
     "VolumeMetric",
     "VolumeNMSE",
     "VolumePSNR",
@@ -193,7 +199,9 @@ __all__ = [
     "find_mask",
     "find_regions",
     "grappa",
+    "haarpsi",
     "hard_data_consistency",
+    "hfen",
     "l1_wavelet",
     "nmse",
     "noise_covariance",
@@ -202,6 +210,7 @@ __all__ = [
     "pack_reconstruction",
     "pack_target",
     "pair_list",
+    "paired_bootstrap",
     "prewhiten",
     "psnr",
     "region_metrics",

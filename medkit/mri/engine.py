@@ -28,11 +28,15 @@ from medkit.data.keys import (
     REFERENCE,
     RESIDUAL,
     SPACE_CODE,
+    SUBJECT,
     UNIQUE,
     ZERO_FILLED,
 )
 from medkit.mri.channels import channels_to_magnitude
+from medkit.mri.comparison import save_comparison
 from medkit.mri.figures import draw_reconstructions
+from medkit.mri.haar_similarity import haarpsi
+from medkit.mri.high_frequency import hfen
 from medkit.mri.metrics import nmse, psnr, ssim
 from medkit.mri.part_figures import draw_multi_contrast
 from medkit.mri.regions import REFERENCE_ROW, Region, find_regions, region_metrics, write_regions
@@ -56,6 +60,10 @@ class SaveReconstructions:
     ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM and NMSE of the whole volume, for
     ``zero_filled`` and for the method; and when the output has a ``residual``, with that.
 
+    Of at least 5 cases with a reference, ``comparison.json`` has the differences between the method and ``zero_filled``
+    with their confidence intervals, see :func:`paired_bootstrap`, and ``metrics.png`` shows both for each case. All
+    cases of one ``subject``, where the batch holds it, count as one there.
+
     Where the batch holds ``lesions``, ``<case>_lesion_<n>.png`` shows each of the four largest, and with a reference
     ``lesions.csv`` says what became of all of them; see :func:`region_metrics`.
 
@@ -68,6 +76,7 @@ class SaveReconstructions:
         use_error_maps: write ``<case>_<method>_error.nii.gz`` where there is a reference: what was restored less what
             was fully sampled, so that invented signal is positive and erased signal negative; unit of the image.
         use_slice_metrics: also compute :func:`slice_metrics`.
+        use_more_metrics: also compute :func:`haarpsi` and :func:`hfen`.
 
     Raises:
         ValueError: if ``method`` is empty, ``"zero_filled"`` or ``"case"``; in the run, if ``pred`` is no magnitude.
@@ -85,6 +94,7 @@ class SaveReconstructions:
         crop_to_recon: bool = False,
         use_error_maps: bool = False,
         use_slice_metrics: bool = False,
+        use_more_metrics: bool = False,
     ) -> None:
         if method in ("", ZERO_FILLED, CASE):
             raise ValueError(
@@ -97,7 +107,9 @@ class SaveReconstructions:
         self.crop_to_recon = crop_to_recon
         self.use_error_maps = use_error_maps
         self.use_slice_metrics = use_slice_metrics
+        self.use_more_metrics = use_more_metrics
         self._cases: list[dict[str, Any]] = []
+        self._subjects: list[str] = []
         self._lesions: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -107,6 +119,7 @@ class SaveReconstructions:
             engine: the evaluator.
         """
         engine.add_event_handler(Events.STARTED, self._cases.clear)
+        engine.add_event_handler(Events.STARTED, self._subjects.clear)
         engine.add_event_handler(Events.STARTED, self._lesions.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_batch)
         engine.add_event_handler(Events.COMPLETED, self._save_metrics)
@@ -143,10 +156,13 @@ class SaveReconstructions:
                 metrics[name] = {"psnr": psnr(volume, truth), "ssim": ssim(volume, truth), "nmse": nmse(volume, truth)}
                 if self.use_slice_metrics:
                     metrics[name] |= slice_metrics(volume, truth)
+                if self.use_more_metrics:
+                    metrics[name] |= {"haarpsi": haarpsi(volume, truth), "hfen": hfen(volume, truth)}
         for key, residual in sample.get(RESIDUAL, {}).items():
             metrics.setdefault(self.method if key == PRED else key, {})[RESIDUAL] = residual
         if metrics:
             self._cases.append({CASE: case, **metrics})
+            self._subjects.append(str(sample.get(SUBJECT, case)))
         if self.use_nifti:
             path = self.output_dir / f"{case}_{self.method}.nii.gz"
             write_nifti(path, images[self.method], affine, code)
@@ -202,13 +218,14 @@ class SaveReconstructions:
         draw_reconstructions(**_viewed(view, picture))
 
     def _save_metrics(self) -> None:
-        cases, lesions = _gathered(self._cases), _gathered(self._lesions)
+        cases, subjects, lesions = (_gathered(rows) for rows in (self._cases, self._subjects, self._lesions))
         if lesions and idist.get_rank() == 0:
             write_regions(self.output_dir, lesions)
         if cases and idist.get_rank() == 0:
             for name, means in write_metrics(self.output_dir, cases).items():
                 values = [f"{metric} {value:.4f}" for metric, value in means.items() if value is not None]
                 logger.info(f"{name}: {', '.join(values)}")
+            save_comparison(self.output_dir, cases, subjects, self.method, self.use_png)
 
 
 class SaveMultiContrast(SaveReconstructions):
@@ -227,6 +244,7 @@ class SaveMultiContrast(SaveReconstructions):
         crop_to_recon: cut all of them to the central ``recon_size``, where a case has it.
         use_error_maps: write what was restored less what was fully sampled.
         use_slice_metrics: also compute :func:`slice_metrics`.
+        use_more_metrics: also compute :func:`haarpsi` and :func:`hfen`.
 
     Example:
         >>> SaveMultiContrast("results", method="mc_cdic").attach(evaluator)
@@ -345,7 +363,7 @@ def _lesion_note(row: Mapping[str, Any]) -> str:
     return f"PSNR {row.get('psnr', math.nan):.2f} dB, contrast {row['contrast']:+.3f}"
 
 
-def _gathered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _gathered(rows: list[Any]) -> list[Any]:
     """Return what all processes have."""
     parts = [rows]
     if idist.get_world_size() > 1:

@@ -36,7 +36,8 @@ def volume_pair(name: str, prediction: Volume, reference: Volume) -> tuple[np.nd
     return x, y
 
 
-def _range(name: str, reference: np.ndarray, data_range: float | None) -> float:
+def peak_of(name: str, reference: np.ndarray, data_range: float | None) -> float:
+    """Return the data range, if none is given the reference's maximum; raise in the name of a metric if it is wrong."""
     if data_range is not None and not data_range > 0:
         raise ValueError(f"{name}: 'data_range' must be positive, got {data_range}")
     return float(reference.max()) if data_range is None else float(data_range)
@@ -83,7 +84,7 @@ def psnr(prediction: Volume, reference: Volume, data_range: float | None = None)
         20.0
     """
     x, y = volume_pair("psnr", prediction, reference)
-    peak = _range("psnr", y, data_range)
+    peak = peak_of("psnr", y, data_range)
     error = float(np.square(x - y).mean())
     if peak <= 0:
         return float("nan")
@@ -138,7 +139,7 @@ def ssim(prediction: Volume, reference: Volume, data_range: float | None = None)
     x, y = volume_pair("ssim", prediction, reference)
     if min(y.shape[1:]) < WINDOW:
         raise ValueError(f"ssim: slices must be at least {WINDOW} x {WINDOW}, got {y.shape[1:]}")
-    peak = _range("ssim", y, data_range)
+    peak = peak_of("ssim", y, data_range)
     if peak <= 0:
         return float("nan")
     with ThreadPoolExecutor(min(len(y), os.cpu_count() or 1, 8)) as pool:

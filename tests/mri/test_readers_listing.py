@@ -187,6 +187,9 @@ def test_a_datalist(tmp_path):
     train = acquisition_list(path, "train")
     assert [(entry["case"], entry["i_slice"]) for entry in train] == [("b", 0), ("z", 0), ("z", 1)]
     assert acquisition_list(path) == train
+    content["train"][0]["subject"] = 7
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert [entry.get("subject") for entry in acquisition_list(path, "train")] == ["7", None, None]
     with pytest.raises(ValueError, match=r"list.json must be a datalist .*\"validation\".*it has \['test', 'train'\]"):
         acquisition_list(path, "validation")
     content["train"][0]["case"] = "z"
@@ -286,6 +289,7 @@ def test_the_simulated_cohort(tmp_path):
     assert entries[0]["path"] == str(tmp_path / "s0-t2.nii")
     both = acquisition_list(None, "validation", cohort=Cohort(tmp_path), contrast=("t2", "t1"), per="volume")
     assert cases(both) == ["s0_t1", "s0_t2", "s1_t1", "s1_t2"]
+    assert [entry["subject"] for entry in both] == ["s0", "s0", "s1", "s1"]
     assert open_acquisition(entries[0]["path"]).n_slices == 2
     assert len(acquisition_list(None, "all", cohort=Cohort(tmp_path), per="volume")) == 2
     with pytest.raises(ValueError, match=r"'contrast' must be of \['t1', 't2'\] for this cohort, got 'dwi'"):

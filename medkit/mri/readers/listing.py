@@ -78,8 +78,8 @@ def acquisition_list(
 
     Returns:
         Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
-        ``<subject>_<contrast>``), ``lesions`` (path) where the cohort or the datalist has one and, per slice,
-        ``i_slice`` (int), sorted by case and slice.
+        ``<subject>_<contrast>``), ``subject`` (str) and ``lesions`` (path) where the cohort or the datalist tells them
+        and, per slice, ``i_slice`` (int), sorted by case and slice.
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
@@ -121,7 +121,8 @@ def _of_cohort(cohort: BrainCohort | None, split: str, contrasts: Sequence[str])
                 raise ValueError(f"acquisition_list: 'contrast' must be of {known} for this cohort, got {contrast!r}")
             lesions = {names.LESIONS: entry[names.LESIONS]} if names.LESIONS in entry else {}
             case = f"{entry[names.CASE]}_{contrast}"
-            entries.append({names.PATH: str(entry[contrast]), names.CASE: case, **lesions})
+            who = entry[names.CASE]
+            entries.append({names.PATH: str(entry[contrast]), names.CASE: case, names.SUBJECT: who, **lesions})
     return sorted(entries, key=lambda entry: entry[names.CASE])
 
 
@@ -212,6 +213,7 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
         {
             names.PATH: str(file),
             names.CASE: str(entry.get(names.CASE) or file_stem(file)),
+            **({names.SUBJECT: str(entry[names.SUBJECT])} if entry.get(names.SUBJECT) else {}),
             **({} if lesions is None else {names.LESIONS: str(lesions)}),
         }
         for file, lesions, entry in zip(files, maps, entries, strict=True)
