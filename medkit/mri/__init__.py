@@ -25,7 +25,7 @@ from medkit.mri.classical import (
     wavelet_forward,
 )
 from medkit.mri.clgnet import CLGNet, SpatialFourierLayer, SpatialFourierResidualBlock
-from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares, sense_combine
+from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares, sense_combine, with_object_phase
 from medkit.mri.compression import coil_compression_matrix, compress_coils
 from medkit.mri.data_consistency import (
     ConjugateGradientDataConsistency,
@@ -226,5 +226,6 @@ __all__ = [
     "unpack_reconstruction",
     "wavelet_adjoint",
     "wavelet_forward",
+    "with_object_phase",
     "write_nifti",
 ]

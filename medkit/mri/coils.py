@@ -138,3 +138,35 @@ def estimate_sens_maps(
     combined = root_sum_of_squares(smooth, dim=1, keepdim=True)
     level = torch.quantile(combined.flatten(1), 0.99, dim=1)[:, None, None, None] * threshold
     return smooth * phase.conj() / torch.maximum(combined, level).clamp(min=torch.finfo(combined.dtype).tiny)
+
+
+def with_object_phase(
+    sens_maps: Tensor, kspace: Tensor, mask: Tensor | None = None, n_calibration: int | None = None
+) -> Tensor:
+    r"""Put the phase of the object, as far as the centre of k-space shows it, into coil sensitivities.
+
+    .. math:: S'_c = S_c \, e^{i \arg \sum_j \bar S_j m_j}, \quad m_c \text{ the smooth images of the centre}
+
+    The image combined with such maps is nearly real: it looks like the magnitude images of other contrasts.
+
+    Args:
+        sens_maps: complex, ``(B, coil, H, W)``; of one coil usually ones.
+        kspace: complex, same shape, centred, any unit; only its centre is read.
+        mask: as for :func:`estimate_sens_maps`.
+        n_calibration: as for :func:`estimate_sens_maps`.
+
+    Returns:
+        Maps of the same magnitude, same shape.
+
+    Raises:
+        ValueError: as :func:`estimate_sens_maps`.
+
+    Example:
+        >>> kspace = torch.full((1, 1, 16, 16), 1j)
+        >>> with_object_phase(torch.ones_like(kspace), kspace)[0, 0, 8, 8]
+        tensor(0.+1.j)
+    """
+    check_calibration("with_object_phase", kspace, mask, n_calibration)
+    smooth = centered_ifft(kspace * _calibration_window(mask, kspace, n_calibration))
+    combined = (sens_maps.conj() * smooth).sum(1, keepdim=True)
+    return sens_maps * torch.where(combined == 0, 1, torch.sgn(combined))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medkit.mri import RandomMask, estimate_sens_maps, root_sum_of_squares, sense_combine
+from medkit.mri import RandomMask, estimate_sens_maps, root_sum_of_squares, sense_combine, with_object_phase
 from medkit.mri.calibration import centre_start, sampled_centre
 from medkit.ops import centered_fft, centered_ifft
 from tests.mri.small_scans import make_scan, read_eight_coils, read_sixteen_coils
@@ -50,6 +50,22 @@ def test_a_global_phase_of_the_scan_moves_into_no_map_and_leaves_the_magnitude()
     turned = kspace * torch.polar(torch.tensor(1.0), torch.tensor(2.1))
     first, second = (estimate_sens_maps(k, n_calibration=16).abs() for k in (kspace, turned))
     torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_coils", [1, 4])
+def test_with_the_phase_of_the_object_in_the_maps_the_image_is_real(n_coils):
+    _, maps, image = make_scan()
+    phase = torch.polar(torch.tensor(1.0), 2 * torch.linspace(-1, 1, 40))
+    coils = (image.abs() * phase * maps)[:, :n_coils] if n_coils > 1 else image.abs() * phase
+    kspace = centered_fft(coils)
+    plain = estimate_sens_maps(kspace, n_calibration=16)
+    phased = with_object_phase(plain, kspace, n_calibration=16)
+    torch.testing.assert_close(phased.abs(), plain.abs())
+    inside = image.abs() > 0.5
+    combined = sense_combine(coils, phased)[inside]
+    assert float(combined.real.min()) > 0
+    assert float(combined.imag.abs().max()) < 0.1 * float(combined.abs().max())
+    assert float(sense_combine(coils, plain)[inside].imag.abs().max()) > 0.3 * float(combined.abs().max())
 
 
 def test_scale_does_not_matter():

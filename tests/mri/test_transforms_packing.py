@@ -49,6 +49,25 @@ def test_the_packed_image_says_all_that_data_consistency_needs():
     torch.testing.assert_close(hard_data_consistency(reference, x0, mask), reference, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("n_coils", [1, 4])
+def test_maps_with_the_objects_phase_make_the_image_nearly_real(n_coils):
+    sample = SimulateKspaced(n_coils=(n_coils,), noise=(0, 0)).set_random_state(0)({"magnitude": magnitude()})
+    shares = {}
+    for object_phase in (False, True):
+        out = Compose(chain(RandomMask(0.3, 2), mode="auto", object_phase=object_phase)).set_random_state(0)(sample)
+        inside = magnitude() > 0.5
+        shares[object_phase] = float(out["reference"].imag[inside].norm() / out["reference"][inside].norm())
+    assert out["sens_maps"].shape == (n_coils, 48, 40)
+    assert shares[True] < 0.15
+    assert shares[False] > 2 * shares[True]
+    _, mask, maps = unpack_reconstruction(out["image"][None])
+    reference = out["reference"][None] / out["scale"]
+    again = sense_forward(reference, mask, maps)
+    torch.testing.assert_close(
+        again[0] * out["scale"], out["measured"], atol=0.02 * float(out["measured"].abs().max()), rtol=0
+    )
+
+
 def test_reference_is_close_to_the_image_that_was_simulated():
     image = magnitude((96, 80))
     sample = SimulateKspaced(n_coils=(8,), noise=(0, 0)).set_random_state(0)({"magnitude": image})

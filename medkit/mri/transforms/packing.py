@@ -20,7 +20,7 @@ from medkit.mri.channels import (
     pack_reconstruction,
     pack_target,
 )
-from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares
+from medkit.mri.coils import estimate_sens_maps, root_sum_of_squares, with_object_phase
 from medkit.mri.espirit import espirit_maps
 from medkit.mri.physics import sense_adjoint
 from medkit.mri.transforms.layout import checked_complex, plain, slices_first, slices_last
@@ -41,6 +41,8 @@ class SensitivityMapsd(Transform):
             are added to ``measured``, ``kspace`` and ``sens_maps`` as zeros. ``None``: leave them as they are.
         n_calibration: use at most so many central lines; ``None``: all that the mask samples, in mode ``"espirit"`` 24
             along each axis.
+        object_phase: whether the maps carry the phase of the object too, see :func:`with_object_phase`, so that the
+            combined image is nearly real; one coil then has a map in mode ``"auto"`` as well.
 
     Raises:
         ValueError: if ``mode`` is unknown; on a call, if there are more coils than ``n_coils_out``, several in mode
@@ -53,20 +55,26 @@ class SensitivityMapsd(Transform):
     """
 
     def __init__(
-        self, mode: str = "estimate", n_coils_out: int | None = None, n_calibration: int | None = None
+        self,
+        mode: str = "estimate",
+        n_coils_out: int | None = None,
+        n_calibration: int | None = None,
+        object_phase: bool = False,
     ) -> None:
         if mode not in ("estimate", "espirit", "none", "auto"):
             raise ValueError(f"SensitivityMapsd: 'mode' must be 'estimate', 'espirit', 'none' or 'auto', got {mode!r}")
         self.mode = mode
         self.n_coils_out = n_coils_out
         self.n_calibration = n_calibration
+        self.object_phase = object_phase
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with ``sens_maps``; see the class."""
         d = dict(data)
         measured = checked_complex("SensitivityMapsd", names.MEASURED, d[names.MEASURED])
         n_coils = measured.shape[0]
-        if self.mode == "none" or (self.mode == "auto" and n_coils == 1 and self.n_coils_out is None):
+        is_plain = n_coils == 1 and self.n_coils_out is None and not self.object_phase
+        if self.mode == "none" or (self.mode == "auto" and is_plain):
             if n_coils > 1:
                 raise ValueError(f"SensitivityMapsd: mode 'none' is for one coil, got {n_coils}; use 'estimate'")
             return d
@@ -88,9 +96,11 @@ class SensitivityMapsd(Transform):
 
     def _estimated(self, measured: Tensor, mask: Tensor) -> Tensor:
         if self.mode != "espirit" or measured.shape[1] == 1:
-            return estimate_sens_maps(measured, mask, self.n_calibration)
-        maps, _ = espirit_maps(measured, mask, 24 if self.n_calibration is None else self.n_calibration)
-        return maps[:, 0]
+            maps = estimate_sens_maps(measured, mask, self.n_calibration)
+        else:
+            sets, _ = espirit_maps(measured, mask, 24 if self.n_calibration is None else self.n_calibration)
+            maps = sets[:, 0]
+        return with_object_phase(maps, measured, mask, self.n_calibration) if self.object_phase else maps
 
 
 class CoilCombined(Transform):
