@@ -157,6 +157,19 @@ def test_what_validates_a_single_scan_is_never_trained_on(tmp_path, monkeypatch)
     assert torch.equal(whole["held_mask"], validating), "the split can be told from outside, to measure with"
 
 
+@pytest.mark.parametrize("names", [["train", "small"], SSDU])
+def test_fully_sampled_kspace_goes_through_the_training_chain_uncropped(names, tmp_path):
+    write_h5(tmp_path / "a.h5", scan(2, 60, 52))
+    parser = ConfigParser()
+    parser.read_config(configs(CLGNET, *names))
+    parser.update({"bundle_root": str(CLGNET), "device": "cpu"})
+    sample = parser.get_parsed_content("train#preprocessing")(
+        {"path": str(tmp_path / "a.h5"), "case": "a", "i_slice": 0}
+    )
+    assert sample["image"].shape == (7, 60, 52)
+    assert sample["label"].shape == ((4 if names == ["train", "small"] else 9), 60, 52)
+
+
 def test_the_smaller_residual_is_the_better_one():
     better = parsed().get_parsed_content("validate#evaluator#metric_cmp_fn")
     assert better(0.2, 0.3)
