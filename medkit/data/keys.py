@@ -41,6 +41,14 @@ lesions        (1, H, W[, S])              uint8      map of lesions, 0 where no
                                                       str: its file
 =============  ==========================  =========  =================================================================
 
+Where samples are held back to train without a reference, there changes:
+
+=============  ==========================  =========  =================================================================
+label          (1 + 4 coil, H, W[, S])     float32    ``held_mask``, centred; Re, Im of each coil's ``held_measured`` /
+                                                      ``scale``; Re, Im of each coil's sensitivity. Without
+                                                      ``sens_maps`` (3, H, W[, S]): one uniform coil
+=============  ==========================  =========  =================================================================
+
 With n reference contrasts (of the same subject, fully sampled, to help to restore the target) there are, or change:
 
 =============  ==========================  =========  =================================================================

@@ -82,6 +82,7 @@ from medkit.mri.readers import (
 )
 from medkit.mri.refinement import GuidedImageRefiner, ImageRefiner
 from medkit.mri.regions import Region, find_regions, region_metrics
+from medkit.mri.self_supervision import SelfSupervisedLoss, VolumeHeldResidual, pack_held, unpack_held
 from medkit.mri.slicewise import slice_metrics
 from medkit.mri.transforms import (
     ChannelsToComplexd,
@@ -90,6 +91,7 @@ from medkit.mri.transforms import (
     CompressCoilsd,
     DataConsistencyResiduald,
     OnlyWithd,
+    PackHeldd,
     PackMultiContrastd,
     PackReconstructiond,
     PrewhitenKspaced,
@@ -142,6 +144,7 @@ __all__ = [
     "MultiContrastLoss",
     "MultiScaleDictionary",
     "OnlyWithd",
+    "PackHeldd",
     "PackMultiContrastd",
     "PackReconstructiond",
     "PackedMultiContrast",
@@ -162,6 +165,7 @@ __all__ = [
     "SaveMultiContrast",
     "SaveReconstructions",
     "ScaleByPercentiled",
+    "SelfSupervisedLoss",
     "SensitivityMapsd",
     "SimulateKspaced",
     "SoftDataConsistency",
@@ -177,6 +181,7 @@ __all__ = [
     "VGGFeatures",
     "VolumeHFEN",
     "VolumeHaarPSI",
+    "VolumeHeldResidual",
     "VolumeMetric",
     "VolumeNMSE",
     "VolumePSNR",
@@ -206,6 +211,7 @@ __all__ = [
     "nmse",
     "noise_covariance",
     "open_acquisition",
+    "pack_held",
     "pack_multi_contrast",
     "pack_reconstruction",
     "pack_target",
@@ -223,6 +229,7 @@ __all__ = [
     "soft_data_consistency",
     "ssim",
     "total_variation",
+    "unpack_held",
     "unpack_reconstruction",
     "wavelet_adjoint",
     "wavelet_forward",

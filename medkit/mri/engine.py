@@ -268,13 +268,15 @@ class PreviewReconstructions:
 
     Args:
         run_dir: folder of the run.
+        use_reference: whether ``label`` is an image to compare with; if not, it is not drawn.
 
     Example:
         >>> PreviewReconstructions("runs/first").attach(evaluator)
     """
 
-    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, run_dir: str | os.PathLike[str], use_reference: bool = True) -> None:
         self.run_dir = Path(run_dir)
+        self.use_reference = use_reference
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``.
@@ -289,17 +291,15 @@ class PreviewReconstructions:
         if engine.state.iteration != 1 or idist.get_rank() != 0:
             return
         sample, output = engine.state.batch[0], engine.state.output[0]
-        label = sample[LABEL]
-        reference, zero_filled, pred = (
-            channels_to_magnitude(x.float(), 0)[0].cpu() for x in (label[:2], sample[IMAGE][:2], output[PRED][:2])
-        )
-        i_slice = _brightest(reference)
+        zero_filled, pred = (channels_to_magnitude(x[:2].float(), 0)[0].cpu() for x in (sample[IMAGE], output[PRED]))
+        reference = channels_to_magnitude(sample[LABEL][:2].float(), 0)[0].cpu() if self.use_reference else None
+        i_slice = _brightest(zero_filled if reference is None else reference)
         epoch = engine.state.epoch
         for name in (f"previews/epoch_{epoch:04d}.png", "preview.png"):
             draw_reconstructions(
                 self.run_dir / name,
                 {"zero-filled": _slice(zero_filled, i_slice), "reconstruction": _slice(pred, i_slice)},
-                _slice(reference, i_slice),
+                None if reference is None else _slice(reference, i_slice),
                 title=f"{sample.get(CASE, '')}, epoch {epoch}",
                 affine=np.asarray(sample.get(AFFINE, np.eye(4))),
             )

@@ -16,7 +16,7 @@ from medkit.mri.transforms.packing import (
 )
 from medkit.mri.transforms.residual import DataConsistencyResiduald
 from medkit.mri.transforms.sampling import Undersampled
-from medkit.mri.transforms.splitting import SplitMeasuredd
+from medkit.mri.transforms.splitting import PackHeldd, SplitMeasuredd
 
 __all__ = [
     "ChannelsToComplexd",
@@ -25,6 +25,7 @@ __all__ = [
     "CompressCoilsd",
     "DataConsistencyResiduald",
     "OnlyWithd",
+    "PackHeldd",
     "PackMultiContrastd",
     "PackReconstructiond",
     "PrewhitenKspaced",

@@ -16,6 +16,7 @@ from monai.transforms import Randomizable, Transform
 from medkit.data import keys as names
 from medkit.mri.calibration import centre_start
 from medkit.mri.masks.base import choose
+from medkit.mri.self_supervision import pack_held
 from medkit.mri.transforms.layout import checked_complex, plain
 from medkit.mri.transforms.seeding import generator_of
 
@@ -100,9 +101,11 @@ class SplitMeasuredd(Randomizable, Transform):
         free[inner] = False
         n_held = round(self.fraction * int(mask.sum()))
         if not 0 < n_held <= int(free.sum()):
+            exam = f" of {data[names.PATH]}" if names.PATH in data else ""
             raise ValueError(
-                f"SplitMeasuredd: {n_held} of {int(mask.sum())} samples are to be held back, and {int(free.sum())} lie "
-                f"outside the centre of {self.n_center}; change 'fraction' or 'n_center'"
+                f"SplitMeasuredd: {n_held} of {int(mask.sum())} samples{exam} are to be held back, and "
+                f"{int(free.sum())} lie outside the centre of {self.n_center}; change 'fraction' or 'n_center' (in a "
+                "bundle: --held_fraction, or --val_held_fraction and --val_center)"
             )
         log_weight = np.zeros(mask.shape)
         if self.density == "gaussian":
@@ -112,3 +115,39 @@ class SplitMeasuredd(Randomizable, Transform):
         held = np.zeros(mask.shape, dtype=bool)
         held.flat[choose(np.where(free, log_weight, -np.inf), n_held, rng)] = True
         return held
+
+
+class PackHeldd(Transform):
+    """Pack the samples held back as what a network is compared with, in place of a fully sampled image.
+
+    Reads ``held_measured``, ``held_mask``, ``scale``, and ``sens_maps`` where they are; writes ``label``, see
+    :func:`pack_held`, for :class:`SelfSupervisedLoss` and :class:`VolumeHeldResidual`. Belongs behind
+    :class:`PackReconstructiond`, whose ``label`` it replaces. Not invertible.
+
+    Raises:
+        ValueError: on a call, if nothing was held back, or the parts do not fit together.
+
+    Example:
+        >>> kspace, mask = torch.ones(1, 4, 4, dtype=torch.complex64), torch.ones(1, 4, 4)
+        >>> PackHeldd()({"held_measured": kspace, "held_mask": mask, "scale": torch.tensor(2.0)})["label"].shape
+        torch.Size([3, 4, 4])
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with ``label``; see the class."""
+        d = dict(data)
+        if names.HELD_MASK not in d or names.HELD_MEASURED not in d:
+            raise ValueError(
+                f"PackHeldd: '{names.HELD_MASK}' and '{names.HELD_MEASURED}' must be keys of the sample, it has "
+                f"{sorted(map(str, d))}; put SplitMeasuredd before"
+            )
+        held = checked_complex("PackHeldd", names.HELD_MEASURED, d[names.HELD_MEASURED])
+        mask = plain(d[names.HELD_MASK])
+        if not bool(mask.any()):
+            raise ValueError(
+                f"PackHeldd: '{names.HELD_MASK}' must hold samples back, it is false everywhere; raise the 'fraction' "
+                "of SplitMeasuredd"
+            )
+        maps = plain(d[names.SENS_MAPS]) if names.SENS_MAPS in d else None
+        d[names.LABEL] = pack_held(held / plain(d[names.SCALE]), mask, maps, channel_dim=0)
+        return d
