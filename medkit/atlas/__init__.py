@@ -4,6 +4,13 @@ from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.shooting import GeodesicShooting
 from medkit.atlas.template import TemplateSums, data_term
+from medkit.atlas.transform_files import (
+    read_affine,
+    read_displacement,
+    write_affine,
+    write_composite,
+    write_displacement,
+)
 from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
@@ -15,5 +22,10 @@ __all__ = [
     "Transformation",
     "data_term",
     "descend",
+    "read_affine",
+    "read_displacement",
     "regulariser",
+    "write_affine",
+    "write_composite",
+    "write_displacement",
 ]
