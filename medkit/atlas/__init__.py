@@ -1,0 +1,54 @@
+"""Registration and atlas building: a cohort in, its template and all transformations out."""
+
+from medkit.atlas.descent import Descent, descend, regulariser
+from medkit.atlas.metric import SobolevMetric
+from medkit.atlas.priors import (
+    IdentityPrior,
+    PriorSpec,
+    RegistrationPrior,
+    make_prior,
+    predict_velocity,
+    register_prior,
+)
+from medkit.atlas.pyramid import Grid, downsampled
+from medkit.atlas.registration import PairEnergy, Registration, RegistrationModel, register_pair, velocity_step
+from medkit.atlas.shooting import GeodesicShooting
+from medkit.atlas.template import TemplateSums, data_term
+from medkit.atlas.transform_files import (
+    read_affine,
+    read_displacement,
+    write_affine,
+    write_composite,
+    write_displacement,
+)
+from medkit.atlas.transformation import StationaryVelocity, Transformation
+
+__all__ = [
+    "Descent",
+    "GeodesicShooting",
+    "Grid",
+    "IdentityPrior",
+    "PairEnergy",
+    "PriorSpec",
+    "Registration",
+    "RegistrationModel",
+    "RegistrationPrior",
+    "SobolevMetric",
+    "StationaryVelocity",
+    "TemplateSums",
+    "Transformation",
+    "data_term",
+    "descend",
+    "downsampled",
+    "make_prior",
+    "predict_velocity",
+    "read_affine",
+    "read_displacement",
+    "register_pair",
+    "register_prior",
+    "regulariser",
+    "velocity_step",
+    "write_affine",
+    "write_composite",
+    "write_displacement",
+]

@@ -1,0 +1,242 @@
+"""What a learned registration network, or anything else that guesses a transformation, must offer to be a prior."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medkit.atlas.metric import SobolevMetric
+from medkit.ops import logarithm, resize_field
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["svf", "ddf", "momentum", "affine"]
+KINDS = ("svf", "ddf", "momentum", "affine")
+# A prediction that moves a point further than the whole grid is no prediction.
+MAX_GRID_SHARE = 1.0
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """What a prior needs and gives.
+
+    Args:
+        kind: what it predicts: ``"svf"``, a stationary velocity; ``"ddf"``, a displacement; ``"momentum"``, to be
+            smoothed into a velocity; ``"affine"``, a matrix.
+        spatial_dims: 2 or 3.
+        in_channels: channels of each image.
+        divisor: sizes must be multiples of it; images are padded with their background and cropped back.
+        native_shape: the one size that it takes; images and velocities are resampled. ``None``: any.
+        max_batch: subjects at once at most.
+        antisymmetric: predict half the difference of both directions, so that equal images stay where they are and
+            exchanging the images inverts the map. Not for ``"affine"`` and ``"ddf"``.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> PriorSpec("svf", spatial_dims=3).divisor
+        16
+    """
+
+    kind: Kind
+    spatial_dims: int
+    in_channels: int = 1
+    divisor: int | tuple[int, ...] = 16
+    native_shape: tuple[int, ...] | None = None
+    max_batch: int = 1
+    antisymmetric: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.kind not in KINDS or self.spatial_dims not in (2, 3):
+            raise ValueError(
+                f"PriorSpec: 'kind' must be one of {', '.join(KINDS)} and 'spatial_dims' 2 or 3, got {self.kind!r} and "
+                f"{self.spatial_dims}"
+            )
+        if min(self.divisors) < 1 or self.in_channels < 1 or self.max_batch < 1:
+            raise ValueError(f"PriorSpec: 'divisor', 'in_channels' and 'max_batch' must be at least 1, got {self}")
+        if self.native_shape is not None and len(self.native_shape) != self.spatial_dims:
+            raise ValueError(f"PriorSpec: 'native_shape' must have {self.spatial_dims} sizes, got {self.native_shape}")
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """One divisor for each axis."""
+        given = self.divisor
+        return (given,) * self.spatial_dims if isinstance(given, int) else tuple(given)
+
+
+class RegistrationPrior(Protocol):
+    """Guesses a transformation from the template to a subject; never has the last word."""
+
+    spec: PriorSpec
+
+    def predict(
+        self, template: Tensor, subjects: Tensor, *, spacing: Tensor | None = None, attributes: Tensor | None = None
+    ) -> Tensor:
+        """Guess.
+
+        Args:
+            template: float32, ``(1 or B, C, *S)``, 0 to 1.
+            subjects: float32, ``(B, C, *S)``, affinely aligned with the template, same grid and device.
+            spacing: mm, ``(D,)``.
+            attributes: of the subjects (age, ...), ``(B, n)``.
+
+        Returns:
+            ``(B, D, *S)``, float32, in voxels, from the template to the subject: subjects warped by the
+            exponential of a velocity, or by a displacement, resemble the template. For an affine prior
+            ``(B, D, D + 1)``, on voxel coordinates from the centre of the grid.
+        """
+
+
+class IdentityPrior:
+    """Guesses that nothing moves: with it, atlas building is the classical iterative method.
+
+    Args:
+        spatial_dims: 2 or 3.
+
+    Example:
+        >>> IdentityPrior(2).predict(torch.ones(1, 1, 8, 8), torch.ones(3, 1, 8, 8)).shape
+        torch.Size([3, 2, 8, 8])
+    """
+
+    def __init__(self, spatial_dims: int = 3):
+        self.spec = PriorSpec("svf", spatial_dims, divisor=1, max_batch=64)
+
+    def predict(
+        self, template: Tensor, subjects: Tensor, *, spacing: Tensor | None = None, attributes: Tensor | None = None
+    ) -> Tensor:
+        """Return zeros."""
+        return subjects.new_zeros(len(subjects), self.spec.spatial_dims, *subjects.shape[2:])
+
+
+REGISTRY: dict[str, Callable[..., RegistrationPrior]] = {"identity": IdentityPrior}
+
+
+def register_prior(name: str, factory: Callable[..., RegistrationPrior]) -> None:
+    """Give a prior a short name.
+
+    Args:
+        name: the name, an identifier.
+        factory: makes the prior.
+
+    Raises:
+        ValueError: if the name is none, or taken by another factory.
+
+    Example:
+        >>> register_prior("still", IdentityPrior)
+    """
+    if not name.isidentifier():
+        raise ValueError(f"register_prior: 'name' must be an identifier, got {name!r}")
+    if REGISTRY.get(name, factory) is not factory:
+        raise ValueError(f"register_prior: the name {name!r} is taken; choose another one")
+    REGISTRY[name] = factory
+
+
+def make_prior(name: str, **options: Any) -> RegistrationPrior:
+    """Make a prior from its registered name, or from ``module:factory``.
+
+    Args:
+        name: a name given to :func:`register_prior`, or where a factory is.
+        options: for the factory.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: if there is no such name, module or factory, or what it makes is no prior.
+
+    Example:
+        >>> make_prior("medkit.atlas:IdentityPrior", spatial_dims=2).spec.kind
+        'svf'
+    """
+    factory = REGISTRY.get(name)
+    if factory is None:
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            raise ValueError(
+                f"make_prior: 'name' must be one of {', '.join(sorted(REGISTRY))}, or module:factory, got {name!r}"
+            )
+        try:
+            factory = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"make_prior: cannot find {name!r}: {error}") from error
+    prior = cast(Any, factory)(**options)
+    if not isinstance(getattr(prior, "spec", None), PriorSpec) or not callable(getattr(prior, "predict", None)):
+        raise ValueError(f"make_prior: {name!r} must make an object with 'spec' and 'predict', got {type(prior)}")
+    return prior
+
+
+def _fitted(prior: RegistrationPrior, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Images as the prior takes them, and how to bring its fields back to their grid."""
+    size, spec = tuple(images.shape[2:]), prior.spec
+    if spec.native_shape is not None and spec.native_shape != size:
+        mode = {2: "bilinear", 3: "trilinear"}[spec.spatial_dims]
+        resized = F.interpolate(images, spec.native_shape, mode=mode, align_corners=True)
+        return resized, lambda field: resize_field(field, size)
+    missing = [-n % d for n, d in zip(size, spec.divisors, strict=True)]
+    low = [m // 2 for m in missing]
+    pads = [n for k in reversed(range(len(size))) for n in (low[k], missing[k] - low[k])]
+    within = (slice(None), slice(None), *[slice(a, a + n) for a, n in zip(low, size, strict=True)])
+    return F.pad(images, pads), lambda field: field[within]
+
+
+@torch.inference_mode()
+def predict_velocity(
+    prior: RegistrationPrior,
+    template: Tensor,
+    subject: Tensor,
+    metric: SobolevMetric,
+    name: str = "subject",
+    attributes: Tensor | None = None,
+) -> Tensor | None:
+    """Ask a prior, and turn what it says into a velocity on the metric's grid; nonsense becomes no answer.
+
+    The images are padded or resampled to what the prior takes, both directions are combined if it is antisymmetric, a
+    displacement becomes a velocity by :func:`medkit.ops.logarithm`, a momentum by the metric.
+
+    Args:
+        prior: of kind ``"svf"``, ``"ddf"`` or ``"momentum"``.
+        template: ``(1, C, *S)``, 0 to 1.
+        subject: ``(1, C, *S)``, 0 to 1.
+        metric: of the grid on which velocities live, over the same box as the images.
+        name: of the subject, for the log.
+        attributes: of the subject, ``(1, n)``.
+
+    Returns:
+        ``(1, D, *metric.size)``, in voxels of that grid; ``None``, with a line in the log, where the prior raised an
+        error, or gave another shape, something not finite, or further than the grid is long.
+    """
+    spec = prior.spec
+    inputs, back = _fitted(prior, torch.cat([template, subject]).float())
+    fixed, moving = inputs[:1], inputs[1:]
+    spacing = torch.tensor(metric.spacing, device=subject.device)
+    try:
+        out = prior.predict(fixed, moving.clone(), spacing=spacing, attributes=attributes)
+        if spec.antisymmetric and spec.kind in ("svf", "momentum"):
+            out = 0.5 * (out - prior.predict(moving.clone(), fixed.clone(), spacing=spacing, attributes=attributes))
+    except Exception as error:  # whatever foreign code raises, the build goes on without it
+        logger.warning("%s: the prior failed and is left out: %s: %s", name, type(error).__name__, error)
+        return None
+    wanted = (1, spec.spatial_dims, *fixed.shape[2:])
+    if not isinstance(out, Tensor) or tuple(out.shape) != wanted:
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        logger.warning("%s: the prior is left out: it gave %s instead of %s", name, got, wanted)
+        return None
+    field = resize_field(back(out.float()), metric.size, corners=False)
+    if spec.kind == "momentum":
+        field = metric.velocity(field)
+    largest = float(field.abs().max())
+    if not largest <= MAX_GRID_SHARE * max(metric.size):
+        logger.warning("%s: the prior is left out: it moves points by up to %g voxels", name, largest)
+        return None
+    if spec.kind == "ddf":
+        field = logarithm(field)[0]
+    return field.clone()
