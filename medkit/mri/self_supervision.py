@@ -128,7 +128,7 @@ class SelfSupervisedLoss(nn.Module):
     Source: Yaman et al. 2020, doi:10.1002/mrm.28378 (SSDU).
 
     Differs:
-        - The absolute value of a complex sample is its modulus, so that the phase of the image does not matter.
+        - The absolute value of a complex sample is its modulus: a phase common to image and samples changes nothing.
         - Where all samples held back are 0, as in a slice of air, nothing is to be learned: such a sample counts 0.
 
     Checked: by the laws in ``tests/mri/test_self_supervision.py``.
