@@ -101,9 +101,7 @@ class SamplingMask(KspaceMask):
         self.mask: Tensor | None = None
 
     @abstractmethod
-    def _pattern(
-        self, shape: tuple[Any, ...], fraction: float, rate: float, rng: np.random.RandomState
-    ) -> np.ndarray:
+    def _pattern(self, shape: tuple[Any, ...], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
         """Return the bool pattern (W,) or (H, W) over the last two axes of k-space; ``shape`` is (H, W)."""
 
     def draw(self, shape: Sequence[int], rng: np.random.RandomState | None = None) -> Tensor:

@@ -97,9 +97,7 @@ class MaskBank(SamplingMask):
         for size in sizes:
             self._keep(size, drawn[size] if size in drawn else stored[size])
 
-    def _pattern(
-        self, shape: tuple[Any, ...], fraction: float, rate: float, rng: np.random.RandomState
-    ) -> np.ndarray:
+    def _pattern(self, shape: tuple[Any, ...], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
         if shape not in self._kept:
             self._keep(shape, self._draw_all(shape))
         self._kept.move_to_end(shape)
@@ -165,4 +163,3 @@ class MaskBank(SamplingMask):
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, facts=np.array(self._facts()), **named)
         logger.info("MaskBank: wrote %s", path)
-
