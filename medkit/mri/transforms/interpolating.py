@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -42,10 +42,10 @@ class Grappad(Transform):
     """
 
     def __init__(
-        self, n_calibration: int | None = None, kernel_size: Sequence[int] = (5, 5), weight: float = 0.01
+        self, n_calibration: int | None = None, kernel_size: tuple[int, int] = (5, 5), weight: float = 0.01
     ) -> None:
         self.n_calibration = n_calibration
-        self.kernel_size = tuple(kernel_size)
+        self.kernel_size = kernel_size
         self.weight = weight
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
