@@ -129,13 +129,14 @@ def test_boxes_of_a_table_take_the_place_of_the_map(trained, tmp_path):
     }
 
 
-def test_methods_without_weights_are_evaluated_too(tmp_path):
+@pytest.mark.parametrize("method", ["cg_sense", "grappa"])
+def test_methods_without_weights_are_evaluated_too(method, tmp_path):
     options = {"n_test_subjects": 1, "n_slices": 2, "contrasts": ["t2"], "eval_dir": str(tmp_path / "out")}
-    run(CLGNET, ["train", "small", "evaluate", "cg_sense"], output_dir=str(tmp_path), center_fraction=0.25, **options)
+    run(CLGNET, ["train", "small", "evaluate", method], output_dir=str(tmp_path), center_fraction=0.25, **options)
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
-    assert set(summary) == {"zero_filled", "cg_sense"}
-    assert summary["cg_sense"]["residual"] < summary["zero_filled"]["residual"]
-    assert_lesions_are_shown(tmp_path / "out", "test-0000_t2", "cg_sense")
+    assert set(summary) == {"zero_filled", method}
+    assert summary[method]["residual"] < summary["zero_filled"]["residual"]
+    assert_lesions_are_shown(tmp_path / "out", "test-0000_t2", method)
 
 
 def test_weights_of_another_network_end_in_one_sentence_and_leave_the_evaluation(trained):
@@ -204,6 +205,44 @@ def test_inference_runs_methods_without_weights_in_the_place_of_the_network(meth
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]
     assert set(summary) == {"zero_filled", method}
     assert summary[method]["psnr"] > summary["zero_filled"]["psnr"] + 1
+
+
+def write_square(path):
+    """Write a volume that holds a bright square, 48x40 with 2 slices."""
+    image = np.zeros((48, 40, 2), dtype=np.float32)
+    image[12:36, 10:30] = 1
+    image[20:26, 14:20] = 2
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([1.0, 2.0, 3.0, 1.0])), path)
+
+
+def test_inference_runs_grappa_and_the_zero_filled_image_under_their_names(tmp_path, caplog):
+    write_square(tmp_path / "head.nii.gz")
+    mask = {"_target_": "medkit.mri.EquispacedMask", "center_fractions": [0.3], "accelerations": [2]}
+    mask |= {"count_centre": False}
+    options = {"dataset_dir": str(tmp_path / "head.nii.gz"), "device": "cpu", "mask": mask, "noise": 0.001}
+    caplog.set_level("INFO", "medkit.mri.engine")
+    rows = {}
+    for method in ("grappa", "zero_filled"):
+        run(CLGNET, ["inference", method], output_dir=str(tmp_path / method), **options)
+        assert nibabel.load(tmp_path / method / f"head_{method}.nii.gz").shape == (48, 40, 2)
+        rows[method] = json.loads((tmp_path / method / "metrics.json").read_text())["summary"]
+    assert "head: sampled 65 % (1.54-fold)" in caplog.messages
+    assert set(rows["grappa"]) == {"zero_filled", "grappa"}
+    assert set(rows["zero_filled"]) == {"zero_filled"}
+    assert rows["zero_filled"]["zero_filled"] == pytest.approx(rows["grappa"]["zero_filled"])
+    assert rows["grappa"]["grappa"]["psnr"] > rows["grappa"]["zero_filled"]["psnr"] + 1
+
+
+def test_grappa_without_a_sampled_centre_ends_in_one_sentence_and_leaves_nothing(tmp_path):
+    write_square(tmp_path / "head.nii.gz")
+    options = {"dataset_dir": str(tmp_path / "head.nii.gz"), "device": "cpu", "output_dir": str(tmp_path / "out")}
+    mask = {"_target_": "medkit.mri.EquispacedMask", "center_fractions": [0.0], "accelerations": [3]}
+    with pytest.raises(Exception) as caught:  # noqa: PT011  of whatever type, what counts is what the user reads
+        run(CLGNET, ["inference", "grappa"], mask=mask, **options)
+    sentence = user_message(caught.value)
+    assert "'mask' must sample a centre of at least 4 lines fully" in sentence
+    assert "\n" not in sentence
+    assert not [path for path in tmp_path.rglob("out/**/*") if path.is_file()]
 
 
 def test_exported_torchscript_agrees_with_the_network(trained, tmp_path):

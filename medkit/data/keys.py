@@ -20,7 +20,9 @@ recon_size     (2,)                        int64      height and width of the ce
                                                       keeps, without over-sampling; only where the file tells
 kspace         (coil, H, W[, S])           complex64  centred k-space as acquired or simulated, arbitrary unit
 measured       (coil, H, W[, S])           complex64  ``kspace`` times ``mask``
-mask           (1, 1 or H, W[, 1])         bool       true where k-space was sampled, centred
+mask           (1, 1 or H, W[, 1])         bool       true where k-space was sampled, centred; in a dynamic exam, whose
+                                                      frames stand where slices stand, ``(1, 1 or H, W, T)``
+acceleration   ()                          float32    number of elements of ``mask`` for each one that is true
 held_mask      (1, H, W[, 1])              bool       samples held back from ``mask``, for a self-supervised loss
 held_measured  (coil, H, W[, S])           complex64  what was measured at ``held_mask``, which ``measured`` lacks
 noise          (coil, samples)             complex64  scan without signal, unit of ``kspace``
@@ -80,6 +82,7 @@ RECON_SIZE = "recon_size"
 KSPACE = "kspace"
 MEASURED = "measured"
 MASK = "mask"
+ACCELERATION = "acceleration"
 HELD_MASK = "held_mask"
 HELD_MEASURED = "held_measured"
 NOISE = "noise"

@@ -36,7 +36,7 @@ def save_comparison(
         cases: for each case its name under ``case``, and under the name of each method its metrics, as for
             :func:`medkit.workflow.write_metrics`. Those without PSNR, for want of a reference, do not count.
         subjects: whose each case is.
-        method: which one is compared with ``zero_filled``.
+        method: which one is compared with ``zero_filled``; of that itself nothing is written.
         use_png: draw the picture.
 
     Example:
@@ -45,7 +45,7 @@ def save_comparison(
     folder = Path(folder)
     # By name, since several processes may share a case out twice to have equal numbers.
     pairs = {case[CASE]: (case, who) for case, who in zip(cases, subjects, strict=True)}
-    known = [(case, who) for case, who in pairs.values() if "psnr" in case.get(method, {})]
+    known = [(case, who) for case, who in pairs.values() if method != ZERO_FILLED and "psnr" in case.get(method, {})]
     differences = {} if len(known) < FEWEST else _differences(known, method)
     path, picture = folder / "comparison.json", folder / "metrics.png"
     if differences:

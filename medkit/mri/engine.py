@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from medkit.data.keys import (
+    ACCELERATION,
     AFFINE,
     CASE,
     COMMON,
@@ -56,7 +57,8 @@ class SaveReconstructions:
     A handler for an evaluator with decollated batches whose postprocessing is ``UnpackReconstructiond``: per case the
     batch holds ``case``, ``affine``, ``space_code`` and ``zero_filled``, complex ``(1, H, W[, S])``, and ``reference``
     where there is one; without ``space_code``, ``affine`` is taken as the scanner's; the output holds ``pred``, the
-    magnitude, real, same shape and unit. Each file is written under a temporary name and renamed. ``metrics.json`` and
+    magnitude, real, same shape and unit. Where the batch holds ``acceleration``, the log says how much of each case was
+    sampled. Each file is written under a temporary name and renamed. ``metrics.json`` and
     ``metrics.csv`` appear when some case has a reference, with PSNR in dB, SSIM and NMSE of the whole volume, for
     ``zero_filled`` and for the method; and when the output has a ``residual``, with that.
 
@@ -69,7 +71,7 @@ class SaveReconstructions:
 
     Args:
         output_dir: folder to write to; made when missing.
-        method: name of the method, in lower case.
+        method: name of the method, in lower case; ``"zero_filled"`` if the zero-filled image itself is what is written.
         use_nifti: write volumes.
         use_png: write pictures, of the slice with the most signal.
         crop_to_recon: cut volumes, pictures and what is compared to the central ``recon_size``, where a case has it.
@@ -79,7 +81,8 @@ class SaveReconstructions:
         use_more_metrics: also compute :func:`haarpsi` and :func:`hfen`.
 
     Raises:
-        ValueError: if ``method`` is empty, ``"zero_filled"`` or ``"case"``; in the run, if ``pred`` is no magnitude.
+        ValueError: if ``method`` is empty or ``"case"``; in the run, if ``pred`` is no magnitude, or not that of
+            ``zero_filled`` under this name.
 
     Example:
         >>> SaveReconstructions("results", method="clgnet").attach(evaluator)
@@ -96,10 +99,8 @@ class SaveReconstructions:
         use_slice_metrics: bool = False,
         use_more_metrics: bool = False,
     ) -> None:
-        if method in ("", ZERO_FILLED, CASE):
-            raise ValueError(
-                f"SaveReconstructions: 'method' must be a name, and not {ZERO_FILLED!r} or {CASE!r}, got {method!r}"
-            )
+        if method in ("", CASE):
+            raise ValueError(f"SaveReconstructions: 'method' must be a name, and not {CASE!r}, got {method!r}")
         self.output_dir = Path(output_dir)
         self.method = method
         self.use_nifti = use_nifti
@@ -137,7 +138,16 @@ class SaveReconstructions:
                 f"SaveReconstructions: 'pred' must be a magnitude, real {tuple(sample[ZERO_FILLED].shape)}, got "
                 f"{pred.dtype} {tuple(pred.shape)}; put UnpackReconstructiond into the evaluator's postprocessing"
             )
-        images = {ZERO_FILLED: sample[ZERO_FILLED].abs()[0], self.method: pred[0]}
+        images = {ZERO_FILLED: sample[ZERO_FILLED].abs()[0]}
+        if self.method == ZERO_FILLED and not torch.allclose(pred[0].cpu(), images[ZERO_FILLED].cpu(), 1e-3, 1e-8):
+            raise ValueError(
+                f"SaveReconstructions: {ZERO_FILLED!r} is the name of the zero-filled image, and 'pred' is another; "
+                "give the method another name"
+            )
+        images[self.method] = pred[0]
+        if ACCELERATION in sample:
+            rate = float(sample[ACCELERATION])
+            logger.info(f"{case}: sampled {100 / rate:.0f} % ({rate:.2f}-fold)")
         reference = sample[REFERENCE].abs()[0] if REFERENCE in sample else None
         lesions = sample[LESIONS][0] if LESIONS in sample else None
         affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64).copy()

@@ -136,7 +136,7 @@ def masks(shape: tuple[int, int, int], n_repeats: int) -> Iterator[Row]:
     """Compare drawing and applying masks: MONAI's lines, sigpy's Poisson discs."""
     from monai.apps.reconstruction.transforms.array import EquispacedKspaceMask, RandomKspaceMask
 
-    from medkit.mri.masks import EquispacedMask, PoissonDiscMask, RandomMask
+    from medkit.mri.masks import EquispacedMask, MaskBank, PoissonDiscMask, RandomMask
 
     kspace = torch.randn(shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     parts = torch.view_as_real(kspace)
@@ -145,12 +145,15 @@ def masks(shape: tuple[int, int, int], n_repeats: int) -> Iterator[Row]:
         medkit, monai = ours([0.08], [4.0]), theirs([0.08], [4.0])
         ratios = measure(lambda m=medkit: m(kspace), lambda m=monai: m(parts), n_repeats)
         yield row(f"{ours.__name__} on k-space {size}", f"MONAI {theirs.__name__}", ratios, True)
+    poisson = PoissonDiscMask(0.01, 8.0)
+    bank = MaskBank(poisson, n=10, shapes=[shape[-2:]])
+    ratios = measure(lambda: bank.draw(shape[-2:]), lambda: poisson.draw(shape[-2:]), n_repeats)
+    yield row(f"MaskBank of PoissonDiscMask {shape[-2]}x{shape[-1]}, 8-fold", "PoissonDiscMask itself", ratios, True)
     try:
         import sigpy.mri
     except ImportError:
         sys.stderr.write("sigpy is not installed: its Poisson-disc masks are left out (pip install 'medkit[peers]')\n")
         return
-    poisson = PoissonDiscMask(0.01, 8.0)
     ratios = measure(
         lambda: poisson.draw(shape[-2:]), lambda: sigpy.mri.poisson(shape[-2:], 8.0, calib=(24, 24)), n_repeats
     )

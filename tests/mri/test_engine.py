@@ -246,7 +246,41 @@ def test_channels_or_complex_values_are_not_taken_for_a_magnitude(tmp_path, post
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("method", ["", "zero_filled", "case"])
+def test_the_log_says_how_much_of_each_case_was_sampled(tmp_path, caplog):
+    caplog.set_level("INFO", "medkit.mri.engine")
+    samples = [make_sample("a", 0) | {"acceleration": torch.tensor(3.71)}, make_sample("b", 1)]
+    save(tmp_path, samples[:1], use_png=False)
+    assert "a: sampled 27 % (3.71-fold)" in caplog.messages
+    caplog.clear()
+    save(tmp_path, samples[1:], use_png=False)
+    assert not [line for line in caplog.messages if "sampled" in line]
+
+
+class Kept(nn.Module):
+    """Leave the zero-filled image as it is."""
+
+    def forward(self, image):
+        return image[:, :2].clone()
+
+
+def test_the_zero_filled_image_itself_may_be_the_method_and_no_other_under_its_name(tmp_path, drawn):
+    samples = [make_sample(f"c{i}", i) for i in range(6)]
+    unpack = UnpackReconstructiond("pred")
+    (tmp_path / "comparison.json").write_text("of an earlier run")
+    handler = SaveReconstructions(tmp_path, method="zero_filled")
+    make_evaluator(samples, [handler], unpack, network=Kept()).run()
+    assert (tmp_path / "c0_zero_filled.nii.gz").is_file()
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(found["summary"]) == {"zero_filled"}
+    assert [list(case) for case in found["cases"]] == [["case", "zero_filled"]] * 6
+    assert list(drawn[0]["images"]) == ["zero_filled"]
+    assert not (tmp_path / "comparison.json").exists(), "it would be compared with itself"
+    assert not (tmp_path / "metrics.png").exists()
+    with pytest.raises(ValueError, match="'zero_filled' is the name of the zero-filled image, and 'pred' is another"):
+        make_evaluator(samples[:1], [SaveReconstructions(tmp_path, method="zero_filled")], unpack).run()
+
+
+@pytest.mark.parametrize("method", ["", "case"])
 def test_names_that_are_taken_are_refused(tmp_path, method):
     with pytest.raises(ValueError, match="SaveReconstructions: 'method' must be a name"):
         SaveReconstructions(tmp_path, method=method)

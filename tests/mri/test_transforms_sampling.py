@@ -15,6 +15,7 @@ from medkit.mri import (
     EquispacedMask,
     FileMask,
     GaussianMask2D,
+    MagicMask,
     RandomMask,
     SimulateKspaced,
     ToKspaced,
@@ -148,6 +149,25 @@ def test_several_keys_share_one_mask_or_have_one_each():
         assert torch.equal(out[f"{contrast}_measured"], sample[f"{contrast}_kspace"] * out[f"{contrast}_mask"])
     with pytest.raises(ValueError, match="'mask' must be"):
         Undersampled(keys, RandomMask(0.1, 4))({**sample, "t2_kspace": random_kspace(2, 8, 63)})
+
+
+def test_the_sample_tells_the_acceleration_that_its_mask_really_has():
+    sample = {"t1_kspace": random_kspace(1, 8, 64), "t2_kspace": random_kspace(2, 8, 64, seed=1)}
+    shared = Undersampled(["t1_kspace", "t2_kspace"], MagicMask(0.1, 4))(sample)
+    assert float(shared["acceleration"]) == pytest.approx(64 / int(shared["mask"].sum()))
+    assert float(shared["acceleration"]) < 3.7, "not the 4 asked for, as the centre comes on top"
+    apart = Undersampled(["t1_kspace", "t2_kspace"], RandomMask((0, 0), (2, 8)), share_mask=False)
+    several = [apart.set_random_state(seed)(sample) for seed in range(9)]
+    assert all("acceleration" not in own for own in several)
+    rates = {(float(own["t1_acceleration"]), float(own["t2_acceleration"])) for own in several}
+    assert rates >= {(2.0, 8.0), (8.0, 2.0)}
+    half = torch.zeros(1, 8, 64, dtype=torch.bool)
+    half[:, :6] = True
+    scanner = Undersampled("kspace")({"kspace": random_kspace(2, 8, 64, 3), "mask": half})
+    assert float(scanner["acceleration"]) == pytest.approx(8 / 6)
+    pair = torch.view_as_real(random_kspace(2, 8, 64))
+    assert float(Undersampled("kspace", RandomMask(0, 4))({"kspace": pair})["acceleration"]) == 4
+    assert float(Undersampled("kspace")({"kspace": random_kspace(2, 8, 64)})["acceleration"]) == 1
 
 
 def test_the_scanners_own_mask_is_kept_and_leaves_no_reference():

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +52,9 @@ class SamplingMask(KspaceMask):
     """A sampling pattern over the last axes of k-space; each kind says how it is drawn.
 
     A subclass of MONAI's ``KspaceMask``: it takes the same arguments, gives the same pair, and keeps the pattern in
-    ``mask``. Differs from MONAI's own masks: ``mask`` is bool, as MONAI's ``VarNetBlock`` needs it, and complex tensors
-    are taken besides real ones with a trailing 2. ``set_random_state`` seeds it; ``draw`` also takes a generator.
+    ``mask``, of which :func:`actual_acceleration` tells the rate. Differs from MONAI's own masks: ``mask`` is bool, as
+    MONAI's ``VarNetBlock`` needs it, and complex tensors are taken besides real ones with a trailing 2.
+    ``set_random_state`` seeds it; ``draw`` also takes a generator.
 
     Args:
         center_fractions: part of all samples (0 to 1) spent on the fully sampled centre; one for each acceleration.
@@ -65,6 +67,8 @@ class SamplingMask(KspaceMask):
         ValueError: if the two lists differ in length, an acceleration is below 1, a fraction lies outside 0 to 1, or
             the centre alone would exceed what the acceleration allows.
     """
+
+    is_dynamic = False  # whether the pattern changes from frame to frame, see KtMask
 
     def __init__(
         self,
@@ -97,8 +101,8 @@ class SamplingMask(KspaceMask):
         self.mask: Tensor | None = None
 
     @abstractmethod
-    def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
-        """Return the bool pattern (W,) or (H, W) over the last two axes of k-space."""
+    def _pattern(self, shape: tuple[Any, ...], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
+        """Return the bool pattern (W,) or (H, W) over the last two axes of k-space; ``shape`` is (H, W)."""
 
     def draw(self, shape: Sequence[int], rng: np.random.RandomState | None = None) -> Tensor:
         """Draw a pattern for a grid.
@@ -115,28 +119,35 @@ class SamplingMask(KspaceMask):
             ValueError: if ``shape`` is not of ``spatial_dims`` positive sizes.
         """
         size = tuple(int(n) for n in shape)
-        if len(size) != self.spatial_dims or min(size) < 1:
+        n_frame_axes = int(self.is_dynamic)
+        n_sizes = n_frame_axes + self.spatial_dims
+        if len(size) != n_sizes or min(size) < 1:
+            frames = ", the number of frames first" if self.is_dynamic else ""
             raise ValueError(
-                f"{type(self).__name__}.draw: 'shape' must be {self.spatial_dims} positive sizes, got {tuple(shape)}"
+                f"{type(self).__name__}.draw: 'shape' must be {n_sizes} positive sizes{frames}, got {tuple(shape)}"
             )
         rng = self.R if rng is None else rng
         i_rate = rng.randint(len(self.accelerations))
-        pattern = self._pattern((size[-2], size[-1]), self.center_fractions[i_rate], self.accelerations[i_rate], rng)
+        pattern = self._pattern(
+            (*size[:n_frame_axes], *size[-2:]), self.center_fractions[i_rate], self.accelerations[i_rate], rng
+        )
+        whole_axes = (1,) * (n_sizes - pattern.ndim)
         return torch.from_numpy(np.ascontiguousarray(pattern)).reshape(
-            (1,) * (len(size) - pattern.ndim) + pattern.shape
+            pattern.shape[:n_frame_axes] + whole_axes + pattern.shape[n_frame_axes:]
         )
 
     def __call__(self, kspace: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         """Under-sample k-space with a newly drawn pattern, which is left in ``mask``.
 
         Args:
-            kspace: complex ``(…, coil, H, W)``, or real ``(…, coil, H, W, 2)`` as in MONAI; centred, any unit.
+            kspace: complex ``(…, coil, H, W)``, or real ``(…, coil, H, W, 2)`` as in MONAI; centred, any unit. For a
+                pattern that changes from frame to frame ``(…, T, coil, H, W)``.
 
         Returns:
             Under-sampled k-space in the layout it came in, and the root-sum-of-squares image ``(…, H, W)`` of it.
 
         Raises:
-            ValueError: if the layout is neither, or there is no coil axis.
+            ValueError: if the layout is neither, or there is no coil axis, or no axis of frames where one is needed.
         """
         x = torch.as_tensor(kspace)
         is_pair = self.is_complex and not x.is_complex()
@@ -146,13 +157,17 @@ class SamplingMask(KspaceMask):
                 f"{tuple(x.shape)}; for real-valued k-space set is_complex=False"
             )
         spatial = tuple(x.shape[:-1] if is_pair else x.shape)
-        if len(spatial) <= self.spatial_dims:
+        n_frame_axes = int(self.is_dynamic)
+        first = len(spatial) - n_frame_axes - 1 - self.spatial_dims
+        if first < 0:
+            missing = "axes of frames and coils" if self.is_dynamic else "a coil axis"
             raise ValueError(
-                f"{type(self).__name__}: 'kspace' must have a coil axis before its {self.spatial_dims} spatial axes, "
+                f"{type(self).__name__}: 'kspace' must have {missing} before its {self.spatial_dims} spatial axes, "
                 f"got {tuple(x.shape)}"
             )
-        pattern = self.draw(spatial[-self.spatial_dims :]).to(x.device)
-        pattern = pattern.reshape((1,) * (len(spatial) - self.spatial_dims) + tuple(pattern.shape))
+        frames, space = spatial[first : first + n_frame_axes], spatial[-self.spatial_dims :]
+        pattern = self.draw((*frames, *space)).to(x.device).unsqueeze(n_frame_axes)  # one for all coils
+        pattern = pattern.reshape((1,) * first + tuple(pattern.shape))
         self.mask = pattern[..., None] if is_pair else pattern
         masked = x * self.mask
         samples = torch.view_as_complex(masked.contiguous()) if is_pair else masked

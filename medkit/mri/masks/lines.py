@@ -21,6 +21,26 @@ def centre_lines(width: int, n_centre: int) -> np.ndarray:
     return lines
 
 
+def line_distance(width: int, n_lines: int, n_centre: int) -> int:
+    """Distance at which lines beside ``n_centre`` central ones come nearest to ``n_lines``, more than these, in all."""
+    wanted = (width - n_centre) / (n_lines - n_centre)
+    # Of the whole numbers around it, the one whose expected number of lines is nearer.
+    return min(
+        (max(1, math.floor(wanted)), math.ceil(wanted)),
+        key=lambda distance: abs((width - n_centre) / distance - (n_lines - n_centre)),
+    )
+
+
+def gaussian_lines(width: int, fraction: float, rate: float, std: float, rng: np.random.RandomState) -> np.ndarray:
+    """Bool (W,): a full centre, and lines drawn by a Gaussian density whose ``std`` is a part of the width."""
+    n_lines, n_centre = line_counts(width, fraction, rate)
+    lines = centre_lines(width, n_centre)
+    frequency = (np.arange(width) - width // 2) / width
+    log_weight = np.where(lines, -np.inf, -0.5 * (frequency / std) ** 2)
+    lines[choose(log_weight, n_lines - n_centre, rng)] = True
+    return lines
+
+
 class RandomMask(SamplingMask):
     """Lines at random with exact counts: always ``round(W / acceleration)`` of them, the centre included.
 
@@ -78,17 +98,9 @@ class EquispacedMask(SamplingMask):
         width = shape[-1]
         n_lines, n_centre = line_counts(width, fraction, rate)
         lines = centre_lines(width, n_centre)
-        if not self.count_centre:
-            distance = max(1, round(rate))
-        elif n_lines == n_centre:
+        if self.count_centre and n_lines == n_centre:
             return lines
-        else:
-            wanted = (width - n_centre) / (n_lines - n_centre)
-            # Of the whole numbers around it, the one whose expected number of lines is nearer.
-            distance = min(
-                (max(1, math.floor(wanted)), math.ceil(wanted)),
-                key=lambda d: abs((width - n_centre) / d - (n_lines - n_centre)),
-            )
+        distance = line_distance(width, n_lines, n_centre) if self.count_centre else max(1, round(rate))
         lines[rng.randint(distance) :: distance] = True
         return lines
 
@@ -125,10 +137,4 @@ class GaussianMask(SamplingMask):
         self.std = std
 
     def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
-        width = shape[-1]
-        n_lines, n_centre = line_counts(width, fraction, rate)
-        lines = centre_lines(width, n_centre)
-        frequency = (np.arange(width) - width // 2) / width
-        log_weight = np.where(lines, -np.inf, -0.5 * (frequency / self.std) ** 2)
-        lines[choose(log_weight, n_lines - n_centre, rng)] = True
-        return lines
+        return gaussian_lines(shape[-1], fraction, rate, self.std, rng)

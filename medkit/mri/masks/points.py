@@ -77,6 +77,34 @@ def _spokes(shape: tuple[int, int], n_spokes: int, turn: float) -> np.ndarray:
     return points
 
 
+def radial_frames(shape: tuple[int, int], fraction: float, rate: float, turns: np.ndarray) -> np.ndarray:
+    """Draw spokes once for each of ``turns``, as many each time: the number that comes nearest to the rate on average.
+
+    Args:
+        shape: (H, W).
+        fraction: part of all points in the fully sampled centre block.
+        rate: acceleration.
+        turns: (T,), angle of the first spoke, in parts of the angle between two.
+
+    Returns:
+        Bool (T, H, W).
+    """
+    n_points, block = point_counts(shape, fraction, rate)
+    if n_points == block.size:
+        return np.ones((len(turns), *shape), dtype=bool)
+
+    def points(n_spokes: int, turn: float) -> np.ndarray:
+        return _spokes(shape, n_spokes, turn) | block
+
+    # The number of points grows with that of the spokes, nearly steadily: bisect, then compare the two neighbours.
+    low, high = 1, 4 * max(shape)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if points(middle, turns[0]).sum() <= n_points else (low, middle)
+    frames = (np.stack([points(n_spokes, turn) for turn in turns]) for n_spokes in (low, high))
+    return min(frames, key=lambda f: abs(int(f.sum()) - n_points * len(turns)))
+
+
 class RadialMask(SamplingMask):
     """Spokes through the centre at equal angles and a random first one, moved to the nearest points of the grid.
 
@@ -101,20 +129,7 @@ class RadialMask(SamplingMask):
         super().__init__(center_fractions, accelerations, spatial_dims, is_complex)
 
     def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
-        n_points, block = point_counts(shape, fraction, rate)
-        turn = rng.random_sample()
-        if n_points == block.size:
-            return np.ones(shape, dtype=bool)
-
-        def points(n_spokes: int) -> np.ndarray:
-            return _spokes(shape, n_spokes, turn) | block
-
-        # The number of points grows with that of the spokes, nearly steadily: bisect, then compare the two neighbours.
-        low, high = 1, 4 * max(shape)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if points(middle).sum() <= n_points else (low, middle)
-        return min(points(low), points(high), key=lambda p: abs(int(p.sum()) - n_points))
+        return radial_frames(shape, fraction, rate, np.array([rng.random_sample()]))[0]
 
 
 def _spiral(shape: tuple[int, int], n_turns: float, n_arms: int, angle: float) -> np.ndarray:

@@ -12,14 +12,49 @@ from medkit.mri.masks.points import point_counts
 _SPARE = 1.02
 
 
-def _disc(reach: int, stride: int) -> list[tuple[int, int, bytes]]:
-    """Runs (first, end, ones), relative to a point in a flat array, of all points with squared distance <= reach."""
+# So many points are tried together; where their discs meet, they are tried again among themselves.
+_TOGETHER = 2048
+
+
+def _disc(reach: int, stride: int) -> np.ndarray:
+    """All points with squared distance <= reach from a point in a flat array, relative to it."""
     radius = math.isqrt(reach)
-    runs = []
-    for row in range(-radius, radius + 1):
-        half = math.isqrt(reach - row * row)
-        runs.append((row * stride - half, row * stride + half + 1, b"\1" * (2 * half + 1)))
-    return runs
+    row, column = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return (row * stride + column)[row * row + column * column <= reach]
+
+
+def _first_come(points: np.ndarray, discs: tuple[np.ndarray, np.ndarray], earliest: np.ndarray) -> np.ndarray:
+    """Tell which of these points are taken, when each closes its disc for those after it.
+
+    Args:
+        points: int (k,), free points of a flat array, in order.
+        discs: the points in all discs, and for each the number, below k and rising, of the point whose disc it is.
+        earliest: int, a flat array of numbers above k; is left so.
+
+    Returns:
+        Bool (k,).
+    """
+    inside, owner = discs
+    never = earliest[0]
+    taken = np.zeros(len(points), dtype=bool)
+    waiting = np.arange(len(points))
+
+    def closed_before(closing: np.ndarray) -> np.ndarray:
+        """Of the waiting ones, those in the disc of an earlier one of ``closing``."""
+        cells, numbers = inside[closing[owner]], owner[closing[owner]]
+        earliest[cells[::-1]] = numbers[::-1]  # of equal places the last one written counts: the earliest
+        closed = earliest[points[waiting]] < waiting
+        earliest[cells] = never
+        return closed
+
+    while len(waiting):
+        alive = np.zeros(len(points), dtype=bool)
+        alive[waiting] = True
+        contested = closed_before(alive)
+        taken[waiting[~contested]] = True
+        waiting = waiting[contested]
+        waiting = waiting[~closed_before(taken)]
+    return taken
 
 
 def throw_darts(
@@ -42,30 +77,44 @@ def throw_darts(
     reach = np.floor(squared - 1 + rng.random_sample(squared.shape)).astype(np.int64)
     margin = math.isqrt(int(reach.max()))
     stride = width + 2 * margin
-    padded = np.zeros((height + 2 * margin, stride), dtype=np.int64)
-    padded[margin : margin + height, margin : margin + width] = reach
-    reaches = padded.ravel().tolist()
-    padded[margin : margin + height, margin : margin + width] = closed
-    shut = bytearray(padded.astype(np.uint8).tobytes())
-    discs = {int(r): _disc(int(r), stride) for r in np.unique(reach)}
+    shut = np.ones((height + 2 * margin, stride), dtype=bool)
+    shut[margin : margin + height, margin : margin + width] = closed
+    earliest = np.full(shut.size, height * width)
+    shut = shut.ravel()
+    where = (np.arange(height)[:, None] + margin) * stride + np.arange(width) + margin
+    where = where.ravel()
+    kinds = np.flatnonzero(np.bincount(reach.ravel()))
+    kind = np.zeros(kinds[-1] + 1, dtype=np.int64)
+    kind[kinds] = np.arange(len(kinds))
+    kind = kind[reach.ravel()]
+    parts = [_disc(int(r), stride) for r in kinds]
+    size = np.array([len(part) for part in parts])
+    start, offsets = np.cumsum(size) - size, np.concatenate(parts)
 
-    row, column = np.nonzero(taken)
-    found = ((row + margin) * stride + column + margin).tolist()
-    for point in found:
-        for first, end, ones in discs[reaches[point]]:
-            shut[point + first : point + end] = ones
-    row, column = np.divmod(rng.permutation(height * width), width)
-    for point in ((row + margin) * stride + column + margin).tolist():
-        if shut[point]:
-            continue
-        if len(found) >= n_points:
+    def discs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All points in the discs of some points, and whose disc it is."""
+        own = size[kind[numbers]]
+        owner = np.repeat(np.arange(len(numbers)), own)
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(own) - own, own)
+        return where[numbers][owner] + offsets[start[kind[numbers]][owner] + within], owner
+
+    found = [np.flatnonzero(taken)]
+    n_found = len(found[0])
+    shut[discs(found[0])[0]] = True
+    order = rng.permutation(height * width)
+    for i in range(0, len(order), _TOGETHER):
+        if n_found >= n_points:
             break
-        found.append(point)
-        for first, end, ones in discs[reaches[point]]:
-            shut[point + first : point + end] = ones
-    points = np.zeros(padded.size, dtype=bool)
-    points[found] = True
-    return points.reshape(padded.shape)[margin : margin + height, margin : margin + width]
+        some = order[i : i + _TOGETHER]
+        some = some[~shut[where[some]]]
+        inside, owner = discs(some)
+        is_taken = _first_come(where[some], (inside, owner), earliest)
+        shut[inside[is_taken[owner]]] = True
+        found.append(some[is_taken][: n_points - n_found])
+        n_found += len(found[-1])
+    points = np.zeros(height * width, dtype=bool)
+    points[np.concatenate(found)] = True
+    return points.reshape(height, width)
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from medkit.mri.transforms.acquiring import SimulateKspaced, ToKspaced
 from medkit.mri.transforms.augmenting import RandCenteredFlipd, RandCenteredRotate90d, RandPhased
 from medkit.mri.transforms.coils import CompressCoilsd, PrewhitenKspaced
 from medkit.mri.transforms.conditions import OnlyWithd
+from medkit.mri.transforms.interpolating import Grappad
 from medkit.mri.transforms.multi_contrast import PackMultiContrastd, UnpackMultiContrastd
 from medkit.mri.transforms.packing import (
     ChannelsToComplexd,
@@ -24,6 +25,7 @@ __all__ = [
     "ComplexToChannelsd",
     "CompressCoilsd",
     "DataConsistencyResiduald",
+    "Grappad",
     "OnlyWithd",
     "PackHeldd",
     "PackMultiContrastd",

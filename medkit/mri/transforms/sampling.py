@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
 from medkit.data import keys as names
-from medkit.mri.masks import SamplingMask
+from medkit.mri.masks import SamplingMask, actual_acceleration
 from medkit.mri.readers import find_mask
 from medkit.mri.transforms.layout import checked_complex, plain
 from medkit.mri.transforms.seeding import generator_of
@@ -21,9 +22,13 @@ class Undersampled(Randomizable, MapTransform):
     """Under-sample k-space by a mask: a new one for each sample, or the same one for each case.
 
     Reads ``kspace``, complex ``(coil, H, W[, S])``; all slices of a volume share one mask. Writes ``measured``, zero
-    where not sampled, and ``mask``, bool ``(1, 1 or H, W[, 1])``. For another key, say ``t1_kspace``, writes
-    ``t1_measured``, and with ``share_mask=False`` ``t1_mask``. K-space as MONAI lays it out, real ``(coil, H, W, 2)``,
-    gives ``measured`` and ``mask`` in that layout, as MONAI's networks take them. Not invertible.
+    where not sampled, ``mask``, bool ``(1, 1 or H, W[, 1])``, and ``acceleration``, the one that the mask really has.
+    For another key, say ``t1_kspace``, writes ``t1_measured``, and with ``share_mask=False`` ``t1_mask`` and
+    ``t1_acceleration``. K-space as MONAI lays it out, real ``(coil, H, W, 2)``, gives ``measured`` and ``mask`` in that
+    layout, as MONAI's networks take them. Not invertible.
+
+    With a mask that changes from frame to frame (:class:`KtMask`) k-space is dynamic, frames in the place of slices:
+    ``(coil, H, W, T)``, and ``mask`` ``(1, 1 or H, W, T)``.
 
     A sample that brings ``mask`` was under-sampled by the scanner: that mask is kept, ``measured`` is what it sampled,
     and ``kspace`` is removed, since there is no fully sampled one to compare with.
@@ -39,7 +44,7 @@ class Undersampled(Randomizable, MapTransform):
 
     Raises:
         ValueError: if ``mask`` is no pattern over two axes; on a call, if k-space is not of this form or not finite,
-            nothing is sampled, or a mask does not fit.
+            nothing is sampled, a mask does not fit, or a mask of frames finds no frames.
 
     Example:
         >>> transform = Undersampled("kspace", RandomMask(0.08, 4))
@@ -79,7 +84,7 @@ class Undersampled(Randomizable, MapTransform):
             is_acquired = acquired is not None
             mask = shared
             if mask is None and self.mask is not None:
-                mask = self.mask.draw(kspace.shape[1:3], rng)[None]
+                mask = _drawn(key, self.mask, kspace, rng)
             elif mask is None:
                 mask = find_mask(kspace if kspace.ndim == 3 else (kspace != 0).any(-1).to(kspace.dtype))
                 is_acquired = mask is not None
@@ -92,6 +97,8 @@ class Undersampled(Randomizable, MapTransform):
                 raise ValueError(f"Undersampled: '{key}' must have signal where it is sampled, every sample is zero")
             has_one_mask = self.share_mask or acquired is not None
             d[names.MASK if has_one_mask else _renamed(key, names.MASK)] = mask[..., None] if is_pair else mask
+            rate = torch.tensor(actual_acceleration(mask), dtype=torch.float32)
+            d[names.ACCELERATION if has_one_mask else _renamed(key, names.ACCELERATION)] = rate
             d[_renamed(key, names.MEASURED)] = torch.view_as_real(measured) if is_pair else measured
             if is_acquired:
                 del d[key]
@@ -107,6 +114,18 @@ def _complex(key: Hashable, x: Any) -> tuple[Tensor, bool]:
     return checked_complex("Undersampled", key, data), is_pair
 
 
+def _drawn(key: Hashable, pattern: SamplingMask, kspace: Tensor, rng: np.random.RandomState) -> Tensor:
+    """Draw a mask (1, 1 or H, W), or (1, 1 or H, W, T) of a pattern that changes from frame to frame."""
+    if not pattern.is_dynamic:
+        return pattern.draw(kspace.shape[1:3], rng)[None]
+    if kspace.ndim != 4:
+        raise ValueError(
+            f"Undersampled: {type(pattern).__name__} is for dynamic k-space (coil, H, W, T), got '{key}' "
+            f"{tuple(kspace.shape)}; give all frames at once, or a mask of one frame"
+        )
+    return pattern.draw((kspace.shape[3], *kspace.shape[1:3]), rng).movedim(0, -1)[None]
+
+
 def _fitting(key: Hashable, mask: Tensor | None, kspace: Tensor) -> Tensor:
     """Return the mask with the axes of k-space, on its device; none stands for everything."""
     if mask is None:
@@ -114,7 +133,8 @@ def _fitting(key: Hashable, mask: Tensor | None, kspace: Tensor) -> Tensor:
     if mask.ndim == 3 and kspace.ndim == 4:
         mask = mask[..., None]
     height, width = kspace.shape[1:3]
-    if tuple(mask.shape[1:3]) not in ((1, width), (height, width)) or mask.shape[0] != 1 or mask.ndim != kspace.ndim:
+    fits = mask.ndim == kspace.ndim and mask.shape[0] == 1 and mask.shape[1] in (1, height) and mask.shape[2] == width
+    if not fits or mask.shape[3:] not in ((), (1,), kspace.shape[3:]):
         raise ValueError(
             f"Undersampled: 'mask' must be (1, 1 or H, W) for '{key}' {tuple(kspace.shape)}, got {tuple(mask.shape)}; "
             "give a mask of the size of k-space"
