@@ -77,7 +77,10 @@ def line(samples, place=0, step=0, partition=0, flags=(), centre=None, traj=None
 
 def slice_lines(kspace, steps=None, place=0, **options):
     """Return the readouts of a slice, k-space ``(coil, H, W)``."""
-    return [line(kspace[:, :, step], place, step, **options) for step in (range(kspace.shape[2]) if steps is None else steps)]
+    return [
+        line(kspace[:, :, step], place, step, **options)
+        for step in (range(kspace.shape[2]) if steps is None else steps)
+    ]
 
 
 def write(path: Path, readouts, xml, own_writer=False):

@@ -270,7 +270,11 @@ def changed(kspace, fault):
 @pytest.mark.parametrize(
     ("fault", "xml", "message"),
     [
-        ("", header(MATRIX, trajectory="radial"), r"the trajectory of .*a.h5 must be cartesian, its header says 'radial'"),
+        (
+            "",
+            header(MATRIX, trajectory="radial"),
+            r"the trajectory of .*a.h5 must be cartesian, its header says 'radial'",
+        ),
         ("", header(MATRIX, trajectory="spiral"), r"says 'spiral'; grid it first"),
         ("", b"<ismrmrdHeader>", r"a.h5 must be a complete ISMRMRD file, but its headers cannot be read"),
         ("", b"<ismrmrdHeader/>", r"must have an encoding 0 with its matrix, it has 0"),
@@ -280,7 +284,11 @@ def changed(kspace, fault):
         ("", header((16, 20, 1)), r"60 of 60 readouts of .* lie outside of the encoded matrix 16x20x1"),
         ("reverse", header(MATRIX), r"1 readouts of .*a.h5 are read in reverse \(EPI\)"),
         ("compressed", header(MATRIX), r"1 readouts of .*a.h5 are compressed"),
-        ("noise", header(MATRIX), r"must hold readouts of encoding 0, it has 1 readouts of encodings \[0\], 1 of them noise"),
+        (
+            "noise",
+            header(MATRIX),
+            r"must hold readouts of encoding 0, it has 1 readouts of encodings \[0\], 1 of them noise",
+        ),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, kspace, fault, xml, message):

@@ -86,6 +86,13 @@ class Acquisition:
         return self.__dict__["_file_mask"]
 
     @property
+    def stored_mask(self) -> Tensor | None:
+        """Sampling mask that the file itself tells, as :attr:`file_mask`, but also one that is true everywhere."""
+        if "_stored" not in self.__dict__:
+            self.__dict__["_stored"] = self._stored_mask() if self.holds_kspace else None
+        return self.__dict__["_stored"]
+
+    @property
     def holds_kspace(self) -> bool:
         """Whether the file holds k-space, not images."""
         return self.kind == KSPACE and not self.is_complex_image
@@ -104,9 +111,7 @@ class Acquisition:
         """
         if not self.holds_kspace:
             return None
-        if "_stored" not in self.__dict__:
-            self.__dict__["_stored"] = self._stored_mask()
-        mask = self.__dict__["_stored"]
+        mask = self.stored_mask
         if mask is None:
             mask = find_mask(self.read_slice(self.n_slices // 2) if kspace is None else kspace)
         return None if mask is None or bool(mask.all()) else mask
@@ -124,7 +129,7 @@ class Acquisition:
             ValueError: if slices are sampled differently.
         """
         mask = self.file_mask
-        if self.mask_may_differ and self.holds_kspace and self.__dict__.get("_stored") is None:
+        if self.mask_may_differ and self.holds_kspace and self.stored_mask is None:
             for kspace in volume.unbind(-1):
                 other = self.mask_of(kspace.contiguous())
                 is_same = other is mask or (other is not None and mask is not None and torch.equal(other, mask))

@@ -15,7 +15,16 @@ from medkit.mri.readers.acquisition import KSPACE, MAGNITUDE, Acquisition, check
 from medkit.mri.readers.caching import open_file
 from medkit.mri.readers.ismrmrd_header import parse_ismrmrd_header, spacing_affine
 from medkit.mri.readers.ismrmrd_raw import open_ismrmrd, raw_group
-from medkit.mri.readers.layout import Layout, complex_of, find_layout, is_complex, is_mask, is_named, is_number, named_axes
+from medkit.mri.readers.layout import (
+    Layout,
+    complex_of,
+    find_layout,
+    is_complex,
+    is_mask,
+    is_named,
+    is_number,
+    named_axes,
+)
 from medkit.mri.readers.own_facts import header_facts, own_facts
 
 logger = logging.getLogger(__name__)

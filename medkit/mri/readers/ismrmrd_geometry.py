@@ -63,7 +63,11 @@ def stack_affine(
         even = centres[0] + np.arange(len(head))[:, None] * step
         length = np.linalg.norm(step)
         along = abs(step @ axes[0][:, 2])
-        if length == 0 or np.linalg.norm(centres - even, axis=1).max() > UNEVEN * length or along < (1 - UNEVEN) * length:
+        if (
+            length == 0
+            or np.linalg.norm(centres - even, axis=1).max() > UNEVEN * length
+            or along < (1 - UNEVEN) * length
+        ):
             logger.warning("The slices of %s are no even stack: its orientation is left out", path)
             return None
     affine = np.eye(4)
