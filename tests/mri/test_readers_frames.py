@@ -18,7 +18,7 @@ def noise(*shape, seed=0):
 
 
 def save_v73(path, **arrays):
-    """Write arrays, axes as in MATLAB, as MATLAB v7.3 does: HDF5 behind 512 bytes, axes reversed, complex as records."""
+    """Write arrays, axes as in MATLAB, as its v7.3 does: HDF5 behind 512 bytes, axes reversed, complex as records."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             stored = np.ascontiguousarray(array.T)

@@ -273,7 +273,7 @@ def changed(kspace, fault):
         (
             "",
             header(MATRIX, trajectory="radial"),
-            r"the trajectory of .*a.h5 must be cartesian, its header says 'radial'",
+            r"trajectory of .*a.h5 must be cartesian, its header says 'radial'",
         ),
         ("", header(MATRIX, trajectory="spiral"), r"says 'spiral'; grid it first"),
         ("", b"<ismrmrdHeader>", r"a.h5 must be a complete ISMRMRD file, but its headers cannot be read"),
@@ -287,7 +287,7 @@ def changed(kspace, fault):
         (
             "noise",
             header(MATRIX),
-            r"must hold readouts of encoding 0, it has 1 readouts of encodings \[0\], 1 of them noise",
+            r"must hold readouts of encoding 0, it has 1 readouts of .*1 of them noise",
         ),
     ],
 )

@@ -61,13 +61,9 @@ def stack_affine(
     if len(head) > 1:
         step = (centres[-1] - centres[0]) / (len(head) - 1)
         even = centres[0] + np.arange(len(head))[:, None] * step
-        length = np.linalg.norm(step)
-        along = abs(step @ axes[0][:, 2])
-        if (
-            length == 0
-            or np.linalg.norm(centres - even, axis=1).max() > UNEVEN * length
-            or along < (1 - UNEVEN) * length
-        ):
+        length, along = np.linalg.norm(step), abs(step @ axes[0][:, 2])
+        off = np.linalg.norm(centres - even, axis=1).max()
+        if length == 0 or off > UNEVEN * length or along < (1 - UNEVEN) * length:
             logger.warning("The slices of %s are no even stack: its orientation is left out", path)
             return None
     affine = np.eye(4)

@@ -1,4 +1,4 @@
-"""Facts from the ISMRMRD header of raw files and of fastMRI's: matrix sizes, fields of view, encoding, voxel spacing."""
+"""Facts from the ISMRMRD header of raw files and of fastMRI's: matrix sizes, fields of view, encoding, spacing."""
 
 from __future__ import annotations
 

@@ -88,15 +88,15 @@ def sort_lines(path: Path, head: np.ndarray, encoding: Encoding, choice: dict[st
         The lines.
 
     Raises:
-        ValueError: if there is none, several series are there and none is chosen, coils differ, or a line is compressed,
-            reversed, or lies outside of the encoded matrix.
+        ValueError: if there is none, several series are there and none is chosen, coils differ, or a line is
+            compressed, reversed, or lies outside of the encoded matrix.
     """
     is_noise = _has(head, NOISE)
     wanted = ~is_noise & ~_has(head, *OTHERS) & (head["encoding_space_ref"] == choice["encoding"])
     if not wanted.any():
         raise ValueError(
-            f"open_acquisition: {path} must hold readouts of encoding {choice['encoding']}, it has {len(head)} readouts "
-            f"of encodings {_values(head['encoding_space_ref'])}, {int(is_noise.sum())} of them noise"
+            f"open_acquisition: {path} must hold readouts of encoding {choice['encoding']}, it has {len(head)} "
+            f"readouts of encodings {_values(head['encoding_space_ref'])}, {int(is_noise.sum())} of them noise"
         )
     for name in SERIES:
         there = _values(head["idx"][name][wanted])
@@ -138,8 +138,8 @@ def _placed(path: Path, head: np.ndarray, index: np.ndarray, noise: np.ndarray, 
         i = int(np.flatnonzero(bad)[0])
         raise ValueError(
             f"open_acquisition: {int(bad.sum())} of {len(index)} readouts of {path} lie outside of the encoded matrix "
-            f"{n_rows}x{n_columns}x{n_partitions}: readout {index[i]} has rows {row[i]} to {row[i] + n_samples[i] - 1}, "
-            f"column {column[i]}, partition {partition[i]}; its header does not belong to its readouts"
+            f"{n_rows}x{n_columns}x{n_partitions}: readout {index[i]} has rows {row[i]} to {row[i] + n_samples[i] - 1}"
+            f", column {column[i]}, partition {partition[i]}; its header does not belong to its readouts"
         )
     position = (chosen["idx"]["slice"].astype(np.int64) * n_partitions + partition) * n_columns + column
     kept = ~only_calibration | (~outside & ~np.isin(position, position[~only_calibration]))

@@ -155,8 +155,8 @@ def open_ismrmrd(
     bent = encoding.trajectory or ("unknown" if (head["trajectory_dimensions"] > 0).any() else "cartesian")
     if bent != "cartesian":
         raise ValueError(
-            f"open_acquisition: the trajectory of {path} must be cartesian, its header says {bent!r}; grid it first, e.g. "
-            "with BART's nufft, and give the result as .cfl"
+            f"open_acquisition: the trajectory of {path} must be cartesian, its header says {bent!r}; grid it first, "
+            "e.g. with BART's nufft, and give the result as .cfl"
         )
     lines = sort_lines(path, head, encoding, choice)
     is_slab = encoding.matrix[2] > 1

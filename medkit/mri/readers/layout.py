@@ -39,8 +39,9 @@ class Layout:
 
     Args:
         axes: a name for each axis: ``slice``, ``coil``, ``H``, ``W``, ``average`` (repetitions of the same lines, of
-            which the mean is taken), ``frame`` (each frame of each slice counts as a slice), ``ri`` (real and imaginary part, length 2), ``coil_ri`` (real and imaginary parts
-            of the coils in turn: re 0, im 0, re 1, ...), ``1`` (an axis of length 1 to drop).
+            which the mean is taken), ``frame`` (each frame of each slice counts as a slice), ``ri`` (real and imaginary
+            part, length 2), ``coil_ri`` (real and imaginary parts of the coils in turn: re 0, im 0, re 1, ...), ``1``
+            (an axis of length 1 to drop).
         shape: length of each axis.
     """
 
@@ -186,8 +187,8 @@ def find_layout(
         if axes is None:
             raise ValueError(
                 f"open_acquisition: {where} has shape {shape}, and only 2, 3 or (k-space) 4 axes can be guessed; "
-                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated, 'frame' for time; of echoes save one "
-                "first"
+                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated, 'frame' for time; of echoes "
+                "save one first"
             )
         axes += ",ri" * parts
     layout = Layout(tuple(name.strip() for name in axes.split(",")), tuple(int(n) for n in shape))

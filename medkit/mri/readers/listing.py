@@ -83,8 +83,8 @@ def acquisition_list(
 
     Returns:
         Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
-        ``<subject>_<contrast>``), ``subject`` (str; of M4Raw's files by their names) and ``lesions`` (path) where the cohort or
-        the datalist tells them and, per slice, ``i_slice`` (int), sorted by case and slice.
+        ``<subject>_<contrast>``), ``subject`` (str; of M4Raw's files by their names) and ``lesions`` (path) where the
+        cohort or the datalist tells them and, per slice, ``i_slice`` (int), sorted by case and slice.
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.

@@ -84,9 +84,9 @@ def open_acquisition(
             take by ``contrast``, ``phase``, ``repetition``, ``set`` or ``encoding``: ``"contrast=1,repetition=0"``.
         axes: names of the array's axes with commas (or a sequence of them), from ``slice``, ``coil``, ``H``, ``W``,
             ``average`` (repetitions, of which the mean is taken; in k-space, at each sample, of those that measured
-            it, others being zero in all coils), ``frame`` (of time), ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts
-            of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for
-            volumes.
+            it, others being zero in all coils), ``frame`` (of time), ``ri`` (real and imaginary part), ``coil_ri``
+            (real and imaginary parts of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``. For ``.mat`` in
+            MATLAB's order. Not for volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
         domain: ``"kspace"`` or ``"image"``: what the array holds. ``None``: real arrays and those named ``images``
             hold images, complex ones k-space, and a complex one that looks like an image is refused when it is read.
