@@ -187,8 +187,8 @@ def find_layout(
         if axes is None:
             raise ValueError(
                 f"open_acquisition: {where} has shape {shape}, and only 2, 3 or (k-space) 4 axes can be guessed; "
-                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated, 'frame' for time; of echoes "
-                "save one first"
+                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated, 'frame' for time; of "
+                "echoes save one first"
             )
         axes += ",ri" * parts
     layout = Layout(tuple(name.strip() for name in axes.split(",")), tuple(int(n) for n in shape))
