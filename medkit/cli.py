@@ -16,7 +16,7 @@ from medkit import __version__
 __all__ = ["find_bundles", "main"]
 
 _DESCRIPTION = """\
-Run, inspect, verify and export medkit's bundles.
+Run, inspect, verify and export medkit's bundles, and convert data for them.
 
   medkit list                               the bundles that are found, with what they do
   medkit info clgnet                        what a bundle reads, writes and reaches, and its options
@@ -24,6 +24,7 @@ Run, inspect, verify and export medkit's bundles.
   medkit run clgnet train --max_epochs 3    train; any option of the config can follow
   medkit verify clgnet                      metadata, required ids, and the network's input and output
   medkit export clgnet                      TorchScript and ONNX files
+  medkit convert scans fast                 k-space of any readable format as .h5 files that are fast to read
 
 Bundles are looked for in $MEDKIT_BUNDLES (folders, separated as in $PATH), in ./bundles, and beside the package;
 a path to a bundle works everywhere instead of its name. MEDKIT_DEBUG=1 shows the traceback of an error.
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, action: Any, text: str, **details: Any) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, formatter_class=style, **{"description": text, **details})
         command.set_defaults(action=action)
-        if name != "list":
+        if name not in ("list", "convert"):
             command.add_argument("bundle", help="name of a bundle, or path to its folder")
         return command
 
@@ -115,6 +116,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--method", choices=("script", "trace"), default="script", help="of TorchScript (default: script)"
     )
+    convert = add("convert", _convert, "convert k-space to .h5 files that are fast to read, for a training")
+    convert.add_argument("source", help="file, folder or datalist of exams")
+    convert.add_argument("dest", help="folder to write to")
+    convert.add_argument("--pattern", nargs="+", default=["*"], help="file names to convert (default: all)")
+    convert.add_argument(
+        "--repetitions", help=r"regular expression of what repetitions differ by, to be averaged; of M4Raw '\d\d$'"
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace files that were made of something else")
+    convert.add_argument("--skip_bad", action="store_true", help="go on after a file that cannot be converted")
+    convert.add_argument("--key", help="name of the array, or what to take of ISMRMRD: contrast=0,repetition=1")
+    convert.add_argument("--axes", help="names of the array's axes, such as slice,H,W,coil_ri")
+    convert.add_argument("--domain", choices=("kspace", "image"), help="what a complex array holds")
+    convert.add_argument("--not_centred", dest="centred", action="store_false", help="the zero frequency is at index 0")
     return parser
 
 
@@ -255,6 +269,17 @@ def _export(options: argparse.Namespace) -> int:
         _say(f"exporting to {name}, and comparing with the network; an unrolled network takes minutes ...")
         report = writers[name]()
         _say(f"{report.path}  {report.kind}, differs from the network by at most {max(report.errors.values()):.1e}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from medkit.mri import convert_acquisitions
+    from medkit.workflow import report_errors_in_one_line
+
+    report_errors_in_one_line(always=True)
+    arguments = {name: value for name, value in vars(options).items() if name != "action"}
+    files = convert_acquisitions(**arguments)
+    _say(f"{len(files)} files are in {options.dest}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Speed of reading, Fourier transforms and sampling masks, against MONAI, torch and sigpy in the same run.
+"""Speed of reading, Fourier transforms and sampling masks, against MONAI, torch, sigpy and ismrmrd in the same run.
 
     python -m tests.benchmarks.mri_transforms --output mri_transforms.json
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 Row = dict[str, Any]
+PARTS = ("reading", "raw", "fourier", "masks")
 SHORTEST = 0.03  # seconds
 
 
@@ -113,6 +114,40 @@ def reading(folder: Path, shape: tuple[int, int, int, int], n_repeats: int) -> I
     yield row(f"NIfTI slice, mapped ({height}x{width}, 1 of {n_slices})", "MONAI LoadImage", ratios, True)
 
 
+def raw_readouts(folder: Path, shape: tuple[int, int, int, int], n_repeats: int) -> Iterator[Row]:
+    """Compare one slice of ISMRMRD readouts, interleaved as scanners measure, with a loop of the format's library."""
+    try:
+        import ismrmrd
+    except ImportError:
+        sys.stderr.write("ismrmrd is not installed: its readouts are left out (pip install 'medkit[test]')\n")
+        return
+    from medkit.mri import open_acquisition
+    from tests.mri.raw_files import header, line, write
+
+    n_slices, n_coils, height, width = shape
+    samples = np.random.default_rng(0).standard_normal((n_coils, 2 * height), np.float32).view(np.complex64)
+    samples = np.repeat(samples, 2, 1)[:, :height]
+    readouts = [line(samples * (1 + step), place, step) for step in range(width) for place in range(n_slices)]
+    path = write(folder / "raw.h5", readouts, header((height, width, 1)))
+    exam, i_slice = open_acquisition(path), n_slices // 2
+    numbers = [i for i, readout in enumerate(readouts) if readout.idx.slice == i_slice]
+    del readouts
+
+    def loop() -> torch.Tensor:
+        kspace = torch.zeros((n_coils, height, width), dtype=torch.complex64)
+        with ismrmrd.Dataset(str(path), mode="r") as file:
+            for i in numbers:
+                readout = file.read_acquisition(i)
+                kspace[:, :, readout.idx.kspace_encode_step_1] = torch.from_numpy(readout.data)
+        return kspace
+
+    if not torch.equal(loop(), exam.read_slice(i_slice)):
+        raise RuntimeError("the two readers differ")
+    ratios = measure(lambda: exam.read_slice(i_slice), loop, n_repeats)
+    size = f"{n_coils} coils {height}x{width}, 1 of {n_slices} interleaved slices"
+    yield row(f"ISMRMRD slice ({size})", "ismrmrd read_acquisition", ratios, True, 10)
+
+
 def fourier(shapes: Sequence[tuple[int, int, int]], n_repeats: int) -> Iterator[Row]:
     """Compare the centred transform with the plain one, and with MONAI's centred one."""
     from monai.data.fft_utils import fftn_centered
@@ -175,9 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="write the table as JSON there")
-    parser.add_argument(
-        "--parts", nargs="+", choices=("reading", "fourier", "masks"), default=None, help="default: all"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=None, help="default: all")
     parser.add_argument("--repeats", type=int, default=9, help="repeats of each measurement (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--slices", type=int, default=36, help="slices of the volume (default: %(default)s)")
@@ -185,12 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=320, help="rows and columns of a slice (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    parts = options.parts or ("reading", "fourier", "masks")
+    parts = options.parts or PARTS
     n = options.size
     rows: list[Row] = []
     if "reading" in parts:
         with tempfile.TemporaryDirectory() as folder:
             rows += reading(Path(folder), (options.slices, options.coils, n, n), min(options.repeats, 5))
+    if "raw" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += raw_readouts(Path(folder), (min(options.slices, 8), options.coils, n, n), min(options.repeats, 3))
     if "fourier" in parts:
         rows += fourier(
             [(1, n, n), (options.coils, n, n), (16, 2 * n, n), (options.coils, n + 1, n - 1)], options.repeats

@@ -266,7 +266,7 @@ def test_coils_last_are_not_taken_for_columns(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.png", r"'path' must end in .h5, .hdf5, .cfl, .*got .*a.png; convert it"),
+        ("a.png", r"'path' must end in .h5, .hdf5, .mrd, .cfl, .*got .*a.png; convert it"),
         ("nothing", "'path' must end in"),
         (".", r"must be a file, got the folder .*acquisition_list"),
         ("alone.hdr", "'path' must end in"),

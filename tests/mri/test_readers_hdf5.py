@@ -326,7 +326,6 @@ def test_truncated(tmp_path):
         ({"kspace": kspace_of(3, 4, 2)}, {"axes": "H,W,ri"}, r"already complex"),
         ({"kspace": np.ones((3, 4, 5))}, {"domain": "kspace"}, r"must be complex"),
         ({"kspace": kspace_of(3, 4)}, {"domain": "fourier"}, r"'domain' must be 'kspace', 'image' or None"),
-        ({"dataset/xml": "x", "dataset/data": np.ones(3)}, {}, r"holds ISMRMRD raw readouts"),
     ],
 )
 def test_contents_that_cannot_be_read(tmp_path, datasets, options, message):

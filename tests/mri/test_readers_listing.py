@@ -209,7 +209,7 @@ def test_the_middle_of_each_exam(tmp_path):
 def test_weak_slices_are_left_out_and_the_exam_is_read_once(tmp_path, cache, monkeypatch):
     save(tmp_path / "a.nii", 5, [0.0, 1.0, 10.0, 2.0, 0.5])
     assert [entry["i_slice"] for entry in acquisition_list(tmp_path, min_signal=0.1)] == [1, 2, 3]
-    assert len(list((cache / "slice_signal").iterdir())) == 1
+    assert len(list((cache / "exam_index").iterdir())) == 1
     monkeypatch.setattr(slice_signal.torch.linalg, "vector_norm", lambda *_: pytest.fail("read again"))
     assert [entry["i_slice"] for entry in acquisition_list(tmp_path, min_signal=0.15)] == [2, 3]
     monkeypatch.undo()

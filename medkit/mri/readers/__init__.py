@@ -1,6 +1,7 @@
 """Exams on disk: opened by their header, read slice by slice, listed by folder and split."""
 
 from medkit.mri.readers.acquisition import Acquisition
+from medkit.mri.readers.converting import convert_acquisitions
 from medkit.mri.readers.guides import LoadGuided
 from medkit.mri.readers.lesions import LoadLesionsd
 from medkit.mri.readers.listing import acquisition_list
@@ -15,6 +16,7 @@ __all__ = [
     "LoadGuided",
     "LoadLesionsd",
     "acquisition_list",
+    "convert_acquisitions",
     "find_mask",
     "open_acquisition",
     "pair_list",

@@ -54,6 +54,8 @@ class Acquisition:
         is_complex_image: whether the file holds complex images, of which k-space is computed on reading.
         is_domain_given: whether the caller said so; otherwise complex data are k-space, and refused on reading where
             they look like an image.
+        n_frames: time frames of each place, which count as slices: all of the first place, then of the next.
+        mask_may_differ: whether slices may be sampled differently.
     """
 
     path: Path
@@ -69,6 +71,8 @@ class Acquisition:
     centred: bool = True
     is_complex_image: bool = False
     is_domain_given: bool = False
+    n_frames: int = 1
+    mask_may_differ: bool = False
 
     @property
     def file_mask(self) -> Tensor | None:
@@ -80,6 +84,13 @@ class Acquisition:
         if "_file_mask" not in self.__dict__:
             self.__dict__["_file_mask"] = self.mask_of(None)
         return self.__dict__["_file_mask"]
+
+    @property
+    def stored_mask(self) -> Tensor | None:
+        """Sampling mask that the file itself tells, as :attr:`file_mask`, but also one that is true everywhere."""
+        if "_stored" not in self.__dict__:
+            self.__dict__["_stored"] = self._stored_mask() if self.holds_kspace else None
+        return self.__dict__["_stored"]
 
     @property
     def holds_kspace(self) -> bool:
@@ -100,17 +111,50 @@ class Acquisition:
         """
         if not self.holds_kspace:
             return None
-        if "_stored" not in self.__dict__:
-            self.__dict__["_stored"] = self._stored_mask()
-        mask = self.__dict__["_stored"]
+        mask = self.stored_mask
         if mask is None:
             mask = find_mask(self.read_slice(self.n_slices // 2) if kspace is None else kspace)
         return None if mask is None or bool(mask.all()) else mask
 
+    def volume_mask(self, volume: Tensor) -> Tensor | None:
+        """Return the one sampling mask of slices that were read together.
+
+        Args:
+            volume: what :meth:`read_volume` returned.
+
+        Returns:
+            Bool ``(1, 1 or H, W)`` or ``None``, see :attr:`file_mask`.
+
+        Raises:
+            ValueError: if slices are sampled differently.
+        """
+        mask = self.file_mask
+        if self.mask_may_differ and self.holds_kspace and self.stored_mask is None:
+            for kspace in volume.unbind(-1):
+                other = self.mask_of(kspace.contiguous())
+                is_same = other is mask or (other is not None and mask is not None and torch.equal(other, mask))
+                if not is_same and bool(kspace.any()):
+                    raise ValueError(
+                        f"volume_mask: the slices of {self.path} are sampled differently; load them one by one, listed "
+                        "by acquisition_list(per='slice')"
+                    )
+        return mask
+
+    def read_noise(self) -> Tensor | None:
+        """Read the scan of noise that comes with the exam, for :func:`medkit.mri.noise_covariance`.
+
+        Returns:
+            Complex64 ``(coil, samples)``, of the strength that noise has in the exam's k-space; ``None`` without one.
+
+        Raises:
+            ValueError: if it cannot be read, is not finite or has other coils than the exam.
+        """
+        return None
+
     def slice_affine(self, i_slice: int) -> np.ndarray:
         """Return the affine of one slice, ``(4, 4)`` float64: voxel ``(row, column, 0)`` to RAS millimetres."""
         affine = self.affine.copy()
-        affine[:3, 3] += affine[:3, 2] * self._index(i_slice)
+        affine[:3, 3] += affine[:3, 2] * (self._index(i_slice) // self.n_frames)
         return affine
 
     def read_slice(self, i_slice: int) -> Tensor:
@@ -129,7 +173,7 @@ class Acquisition:
         """
         i_slice = self._index(i_slice)
         where = f"slice {i_slice} of {self.path}"
-        with _readable(where):
+        with readable(where):
             array = self._read(i_slice)
         return self._to_tensor(array, where)
 
@@ -154,7 +198,7 @@ class Acquisition:
                 f"read_volume: 'n_slices' must be 1 to {self.n_slices - first} from slice {first} of {self.path}, got "
                 f"{n_slices}"
             )
-        with _readable(f"slices {first} to {first + n_slices - 1} of {self.path}"):
+        with readable(f"slices {first} to {first + n_slices - 1} of {self.path}"):
             stack = self._read_stack(first, n_slices)
         if stack is None:
             dtype = torch.complex64 if self.kind == KSPACE else torch.float32
@@ -245,7 +289,8 @@ def check_fully_sampled(exam: Acquisition, mask: Tensor | None) -> None:
 
 
 @contextmanager
-def _readable(where: str) -> Iterator[None]:
+def readable(where: str) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one sentence, a ``ValueError``."""
     try:
         yield
     except (OSError, EOFError, KeyError, RuntimeError, zlib.error) as error:

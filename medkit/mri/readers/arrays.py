@@ -14,7 +14,7 @@ import numpy as np
 from medkit.mri.readers.acquisition import KSPACE, MAGNITUDE, Acquisition
 from medkit.mri.readers.caching import ARRAYS, HANDLES
 from medkit.mri.readers.hdf5 import IMAGE_NAMES, KSPACE_NAMES
-from medkit.mri.readers.layout import Layout, find_layout, is_complex, is_number
+from medkit.mri.readers.layout import Layout, find_layout, is_complex, is_mask, is_named, is_number, named_axes
 
 # BART's axes that an exam uses; the others must have length 1.
 BART_NAMES = {3: "coil", 13: "slice", 14: "average"}
@@ -156,7 +156,8 @@ def _choose(path: Path, found: dict[str, tuple[tuple[int, ...], np.dtype]], key:
             raise ValueError(f"open_acquisition: 'key' must name an array of {path}, got {key!r}; it holds {listed}")
         return key
     names = [name for name, (shape, _) in found.items() if sum(n > 1 for n in shape) >= 2]
-    for wanted in (*KSPACE_NAMES, *IMAGE_NAMES):
+    names = [name for name in names if not is_mask(name)]
+    for wanted in (*filter(is_named, names), *KSPACE_NAMES, *IMAGE_NAMES):
         if wanted in names:
             return wanted
     if len(names) == 1:
@@ -247,6 +248,8 @@ def _exam(
     if domain is None:
         parts = (axes is not None and "ri" in axes) or (len(shape) > 2 and shape[-1] == 2)
         domain = "image" if key.lower() in IMAGE_NAMES or not (is_complex(dtype) or parts) else "kspace"
+    if axes is None and order == "F" and domain == "kspace":
+        axes = named_axes(key, len(shape))
     layout = find_layout(where, shape, dtype, axes, domain, order)
     complex_read = is_complex(dtype) or layout.has_parts
     if domain == "kspace" and not complex_read:
@@ -265,6 +268,8 @@ def _exam(
         is_complex_image=complex_read and domain == "image",
         is_domain_given=is_domain_given,
         key=key,
+        n_frames=layout.n_frames,
+        mask_may_differ=layout.n_frames > 1,
         layout=layout,
         load=load,
     )

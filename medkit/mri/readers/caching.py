@@ -114,6 +114,13 @@ class ProcessStore:
                 self._items.popitem(last=False)
 
 
+def open_file(path: Path) -> Any:
+    """Return the handle of an HDF5 file that this process keeps open, opened where it is not."""
+    import h5py
+
+    return HANDLES.get(path, "hdf5", lambda: h5py.File(path, "r"))
+
+
 HANDLES = ProcessStore(MAX_OPEN_FILES)
 ARRAYS = ProcessStore(MAX_OPEN_FILES, MAX_CACHED_BYTES)
 EXAMS = ProcessStore(MAX_EXAMS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
 from medkit.mri.readers.opening import SUFFIXES, file_stem, file_suffix
+
+MASK_FILE = re.compile(r"(^|_)mask(_\w+|\d*)?\.mat$", re.IGNORECASE)
 
 
 def readable_files(name: str, root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
@@ -44,8 +47,11 @@ def readable_files(name: str, root: Path, folders: list[Path], patterns: list[st
 
 
 def fitting_files(root: Path, folders: list[Path], patterns: list[str]) -> list[Path]:
-    """Return the files of known kinds below some folders that a pattern fits, sorted; there may be none."""
-    supported = (file for file in _all_files(root, folders) if file_suffix(file))
+    """Return the files of known kinds below some folders that a pattern fits, sorted; there may be none.
+
+    CMRxRecon's files of sampling masks, ``cine_sax_mask.mat``, are no exams.
+    """
+    supported = (file for file in _all_files(root, folders) if file_suffix(file) and not MASK_FILE.search(file.name))
     return sorted(file for file in supported if any(fnmatch(file.name, pattern) for pattern in patterns))
 
 

@@ -1,8 +1,9 @@
-"""Facts from the ISMRMRD header that fastMRI files carry: matrix sizes, fields of view, voxel spacing."""
+"""Facts from the ISMRMRD header of raw files and of fastMRI's: matrix sizes, fields of view, encoding, spacing."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,11 +19,54 @@ TEXTS = {
 }
 
 
-def parse_ismrmrd_header(xml: str | bytes) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Encoding:
+    """How the lines of a raw file fill k-space.
+
+    Args:
+        matrix: encoded samples (x, y, z): readout, phase, partition.
+        trajectory: ``cartesian``, ``radial``, ...; empty where the header does not say.
+        centres: step of the phase and of the partition encoding at which k-space is centred.
+    """
+
+    matrix: tuple[int, int, int]
+    trajectory: str
+    centres: tuple[int, int]
+
+
+def parse_encoding(xml: str | bytes, i_encoding: int = 0) -> Encoding:
+    """Read one encoding of an ISMRMRD header.
+
+    Args:
+        xml: the header's text.
+        i_encoding: which of its encodings.
+
+    Returns:
+        The encoding; a limit that is missing is centred on the matrix.
+
+    Raises:
+        ValueError: if the header is no XML, or has no such encoding with an encoded matrix.
+    """
+    encodings = _parse(xml).findall("{*}encoding")
+    matrix = _triple(encodings[i_encoding], "encodedSpace/matrixSize") if i_encoding < len(encodings) else None
+    if matrix is None:
+        raise ValueError(
+            f"parse_encoding: the header must have an encoding {i_encoding} with its matrix, it has {len(encodings)}"
+        )
+    sizes = (int(matrix[0]), int(matrix[1]), int(matrix[2]))
+    encoding, centres = encodings[i_encoding], []
+    for axis, n in ((1, sizes[1]), (2, sizes[2])):
+        centre = encoding.findtext(f"{{*}}encodingLimits/{{*}}kspace_encoding_step_{axis}/{{*}}center", "").strip()
+        centres.append(int(centre) if centre.isdigit() else n // 2)
+    return Encoding(sizes, encoding.findtext("{*}trajectory", "").strip().lower(), (centres[0], centres[1]))
+
+
+def parse_ismrmrd_header(xml: str | bytes, i_encoding: int = 0) -> dict[str, Any]:
     """Read what is there of an ISMRMRD header; what is missing or not a number is left out.
 
     Args:
         xml: the header's text.
+        i_encoding: which of its encodings.
 
     Returns:
         Of these what the header tells: ``encoded_matrix``, ``recon_matrix`` (x, y, z) in samples, ``encoded_fov_mm``,
@@ -35,20 +79,14 @@ def parse_ismrmrd_header(xml: str | bytes) -> dict[str, Any]:
         >>> parse_ismrmrd_header("<ismrmrdHeader/>")
         {}
     """
-    text = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
-    if len(text) > MAX_BYTES or "<!ENTITY" in text or "<!DOCTYPE" in text:
-        raise ValueError("parse_ismrmrd_header: the header must be plain XML of at most 4 MiB without declarations")
-    try:
-        root = ElementTree.fromstring(text.strip("\0 \n\r\t"))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"parse_ismrmrd_header: the header must be XML ({error})") from error
+    root = _parse(xml)
+    encodings = root.findall("{*}encoding")[i_encoding : i_encoding + 1]
     facts: dict[str, Any] = {}
-    for name, tag in SPACES.items():
-        space = f"encoding/{tag}"
-        matrix = _triple(root, f"{space}/matrixSize")
+    for name, tag in SPACES.items() if encodings else ():
+        matrix = _triple(encodings[0], f"{tag}/matrixSize")
         if matrix is not None:
             facts[f"{name}_matrix"] = tuple(int(n) for n in matrix)
-        fov = _triple(root, f"{space}/fieldOfView_mm")
+        fov = _triple(encodings[0], f"{tag}/fieldOfView_mm")
         if fov is not None:
             facts[f"{name}_fov_mm"] = fov
     for name, (path, kind) in TEXTS.items():
@@ -102,6 +140,16 @@ def recon_size(facts: dict[str, Any], matrix: tuple[int, int]) -> tuple[int, int
         if size > n or abs(fov / size - encoded_fov / n) > SAME_SPACING * fov / size:
             return None
     return None if kept == matrix else kept
+
+
+def _parse(xml: str | bytes) -> ElementTree.Element:
+    text = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
+    if len(text) > MAX_BYTES or "<!ENTITY" in text or "<!DOCTYPE" in text:
+        raise ValueError("parse_ismrmrd_header: the header must be plain XML of at most 4 MiB without declarations")
+    try:
+        return ElementTree.fromstring(text.strip("\0 \n\r\t"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"parse_ismrmrd_header: the header must be XML ({error})") from error
 
 
 def _find(root: ElementTree.Element, path: str) -> ElementTree.Element | None:

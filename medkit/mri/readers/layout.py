@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-AXIS_NAMES = ("slice", "coil", "H", "W", "average", "ri", "coil_ri", "1")
+AXIS_NAMES = ("slice", "coil", "H", "W", "average", "frame", "ri", "coil_ri", "1")
 MAX_GUESSED_COILS = 128
 
 # (order, content, number of axes) -> axes. Order "C": numpy and HDF5, slowest axis first; "F": MATLAB, as size(x).
@@ -25,6 +26,12 @@ GUESSES = {
     ("F", "image", 3): "H,W,slice",
 }
 
+# CMRxRecon names k-space by what it is: (variable, axes in MATLAB's order, of which the first ones are there).
+NAMED = (
+    (re.compile(r"kspace_single_(full|sub\w*)"), ("H", "W", "slice", "frame")),
+    (re.compile(r"kspace_(full|sub\w*)|kus"), ("H", "W", "coil", "slice", "frame")),
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -32,8 +39,9 @@ class Layout:
 
     Args:
         axes: a name for each axis: ``slice``, ``coil``, ``H``, ``W``, ``average`` (repetitions of the same lines, of
-            which the mean is taken), ``ri`` (real and imaginary part, length 2), ``coil_ri`` (real and imaginary parts
-            of the coils in turn: re 0, im 0, re 1, ...), ``1`` (an axis of length 1 to drop).
+            which the mean is taken), ``frame`` (each frame of each slice counts as a slice), ``ri`` (real and imaginary
+            part, length 2), ``coil_ri`` (real and imaginary parts of the coils in turn: re 0, im 0, re 1, ...), ``1``
+            (an axis of length 1 to drop).
         shape: length of each axis.
     """
 
@@ -44,9 +52,14 @@ class Layout:
         return self.shape[self.axes.index(name)] if name in self.axes else absent
 
     @property
+    def n_frames(self) -> int:
+        """Number of time frames of each slice; 1 without such an axis."""
+        return self._length("frame")
+
+    @property
     def n_slices(self) -> int:
-        """Number of slices; 1 without such an axis."""
-        return self._length("slice")
+        """Number of slices, each frame of each counted; 1 without such axes."""
+        return self._length("slice") * self.n_frames
 
     @property
     def n_coils(self) -> int:
@@ -65,14 +78,14 @@ class Layout:
 
     def select(self, i_slice: int) -> tuple[Any, ...]:
         """Return the index that takes one slice, and nothing else, from the stored array."""
-        index = {"slice": i_slice, "1": 0}
+        index = {"slice": i_slice // self.n_frames, "frame": i_slice % self.n_frames, "1": 0}
         return tuple(index.get(name, slice(None)) for name in self.axes)
 
     def arrange(self, part: np.ndarray, dtype: type, copy: bool, is_kspace: bool = False) -> np.ndarray:
         """Bring what :meth:`select` took into shape.
 
         Args:
-            part: one slice in the axes of the file, without ``slice`` and ``1``.
+            part: one slice in the axes of the file, without ``slice``, ``frame`` and ``1``.
             dtype: ``numpy.complex64`` or ``numpy.float32``.
             copy: whether ``part`` is a view of a file or of a kept array, so that the result must not share its memory.
             is_kspace: whether a sample that is zero in all coils was not measured, so that the mean over repetitions
@@ -81,8 +94,8 @@ class Layout:
         Returns:
             A contiguous array, ``(coil, H, W)``, of ``dtype``.
         """
-        names = [name for name in self.axes if name not in ("slice", "1")]
-        part = _complex_from_fields(part)
+        names = [name for name in self.axes if name not in ("slice", "frame", "1")]
+        part = complex_of(part)
         for name in ("ri", "coil_ri"):
             if name in names:
                 at = names.index(name)
@@ -104,8 +117,8 @@ class Layout:
         return np.array(part, dtype=dtype, order="C") if copy else np.ascontiguousarray(part, dtype=dtype)
 
 
-def _complex_from_fields(part: np.ndarray) -> np.ndarray:
-    """MATLAB v7.3 and some HDF5 writers store a complex number as a record of two reals."""
+def complex_of(part: np.ndarray) -> np.ndarray:
+    """Return stored numbers; MATLAB v7.3 and some HDF5 writers store a complex one as a record of two reals."""
     if part.dtype.names is None:
         return part
     real, imaginary = part.dtype.names
@@ -115,6 +128,24 @@ def _complex_from_fields(part: np.ndarray) -> np.ndarray:
 def joined_axes(axes: str | Sequence[object] | None) -> str | None:
     """Join names of axes by commas; a command line turns ``slice,coil,H,1`` into a tuple of words and a number."""
     return axes if axes is None or isinstance(axes, str) else ",".join(map(str, axes))
+
+
+def is_named(name: str) -> bool:
+    """Return whether a variable's name is one of CMRxRecon's k-space."""
+    return any(pattern.fullmatch(name) for pattern, _ in NAMED)
+
+
+def is_mask(name: str) -> bool:
+    """Return whether a variable's name is that of a sampling mask: ``mask``, ``mask04``."""
+    return re.fullmatch(r"mask\d*", name) is not None
+
+
+def named_axes(name: str, n_axes: int) -> str | None:
+    """Return the axes, in MATLAB's order, that the name of a variable of CMRxRecon tells; ``None`` for another one."""
+    for pattern, axes in NAMED:
+        if pattern.fullmatch(name) and 2 <= n_axes <= len(axes):
+            return ",".join(axes[:n_axes])
+    return None
 
 
 def is_complex(dtype: np.dtype) -> bool:
@@ -156,7 +187,8 @@ def find_layout(
         if axes is None:
             raise ValueError(
                 f"open_acquisition: {where} has shape {shape}, and only 2, 3 or (k-space) 4 axes can be guessed; "
-                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated; of echoes save one first"
+                "name them, e.g. axes='slice,average,coil,H,W' where the scan was repeated, 'frame' for time; of "
+                "echoes save one first"
             )
         axes += ",ri" * parts
     layout = Layout(tuple(name.strip() for name in axes.split(",")), tuple(int(n) for n in shape))

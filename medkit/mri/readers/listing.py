@@ -16,6 +16,7 @@ from medkit.mri.readers.opening import data_file, file_stem, file_suffix
 from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
 from medkit.mri.readers.splits import (
     COHORT_SUBJECTS,
+    M4RAW,
     SPLITS,
     check_split,
     log_split,
@@ -43,6 +44,7 @@ def acquisition_list(
     domain: str | None = None,
     centred: bool = True,
     fully_sampled: bool = False,
+    use_index: bool = True,
 ) -> list[dict[str, Any]]:
     r"""List the exams, or their slices, of a split.
 
@@ -50,7 +52,8 @@ def acquisition_list(
     * A file: that file, whatever the split.
     * A ``.json``: a datalist, ``{"train": [{"path": ..., "case": ...}, ...], ...}``; its paths are relative to it. An
       entry may name a map of ``lesions``.
-    * A folder: its files of the kinds that :func:`open_acquisition` reads, at any depth, without hidden ones. If it
+    * A folder: its files of the kinds that :func:`open_acquisition` reads, at any depth, without hidden ones and
+      masks of CMRxRecon (``*_mask.mat``). If it
       has sub-folders named for splits (``train``, ``validation`` or ``val``, ``test``, also as in
       ``multicoil_train``), those; otherwise each file goes by a hash of its name: 80 % train, 10 % validation, 10 %
       test. A file keeps its split when others come or go.
@@ -67,7 +70,7 @@ def acquisition_list(
             of the whole name, so that all exams of a subject fall into one split: ``r"IXI\d+"``.
         central_fraction: share of each exam's slices to keep, around the middle one, above 0 to 1.
         min_signal: keep slices whose root mean square is at least this share of that of the exam's strongest slice, 0
-            to 1. Above 0, each exam is read once; what was found is kept in ``$MEDKIT_CACHE``.
+            to 1. Above 0, each exam is read through.
         key: as for :func:`open_acquisition`, like the arguments that follow; needed here to count slices.
         axes: names of the array's axes.
         slice_axis: for volumes, the axis that counts the slices.
@@ -75,11 +78,13 @@ def acquisition_list(
         centred: whether the zero frequency of stored k-space is at index ``n // 2``.
         fully_sampled: whether exams that the scanner under-sampled are refused here, where they are read for
             ``min_signal``; give it to :class:`LoadAcquisitiond` too.
+        use_index: whether what is found of each file (number of slices, signal of each) is kept in
+            ``$MEDKIT_CACHE/exam_index`` until the file changes, so that listing again opens none.
 
     Returns:
         Entries with ``path`` (absolute, str), ``case`` (str, one name for each exam; of the cohort
-        ``<subject>_<contrast>``), ``subject`` (str) and ``lesions`` (path) where the cohort or the datalist tells them
-        and, per slice, ``i_slice`` (int), sorted by case and slice.
+        ``<subject>_<contrast>``), ``subject`` (str; of M4Raw's files by their names) and ``lesions`` (path) where the
+        cohort or the datalist tells them and, per slice, ``i_slice`` (int), sorted by case and slice.
 
     Raises:
         FileNotFoundError: if ``dataset_dir``, or a file of a datalist, does not exist.
@@ -99,7 +104,7 @@ def acquisition_list(
     if per == "volume":
         return exams
     options: dict[str, Any] = dict(key=key, axes=axes, slice_axis=slice_axis, domain=domain, centred=centred)
-    return entries_of_slices(NAME, exams, options, central_fraction, min_signal, fully_sampled)
+    return entries_of_slices(NAME, exams, options, central_fraction, min_signal, fully_sampled, use_index)
 
 
 def _of_cohort(cohort: BrainCohort | None, split: str, contrasts: Sequence[str]) -> list[dict[str, Any]]:
@@ -168,7 +173,9 @@ def _cases(root: Path, files: list[Path]) -> list[dict[str, Any]]:
             case = path_name(root, file)
             if paths[case] > 1:
                 case += file_suffix(file).replace(".", "-")
-        entries.append({names.PATH: str(file), names.CASE: case})
+        known = M4RAW.search(file_stem(file))
+        who = {names.SUBJECT: known.group(1)} if known else {}
+        entries.append({names.PATH: str(file), names.CASE: case, **who})
     return sorted(entries, key=lambda entry: entry[names.CASE])
 
 

@@ -29,7 +29,8 @@ class LoadAcquisitiond(MapTransform):
     * ``affine`` float64 ``(4, 4)``, voxel ``(row, column, slice)`` to RAS mm, of the slice or of the exam;
     * ``space_code`` int, NIfTI's code of the space that ``affine`` leads to; 0 where the orientation is unknown;
     * ``recon_size`` int64 ``(2,)``, only if the file tells that the scanner cuts over-sampling off;
-    * ``mask`` bool ``(1, 1 or H, W[, 1])``, only if the exam itself is under-sampled.
+    * ``mask`` bool ``(1, 1 or H, W[, 1])``, only if the exam itself is under-sampled;
+    * ``noise`` complex64 ``(coil, samples)``, only if the file has a scan of noise, for :class:`PrewhitenKspaced`.
 
     Not invertible. Handles stay open in each worker for the next item, and are never carried to another process.
 
@@ -87,7 +88,7 @@ class LoadAcquisitiond(MapTransform):
             else:
                 first, n_slices = central_part(exam, self.n_slices)
                 image = exam.read_volume(first, n_slices)
-                affine, mask = exam.slice_affine(first), exam.file_mask
+                affine, mask = exam.slice_affine(first), exam.volume_mask(image)
                 mask = None if mask is None else mask[..., None]
             if self.fully_sampled:
                 check_fully_sampled(exam, mask)
@@ -100,6 +101,9 @@ class LoadAcquisitiond(MapTransform):
                 d[names.RECON_SIZE] = torch.tensor(size)
             if mask is not None:
                 d[names.MASK] = mask.clone()
+            noise = exam.read_noise()
+            if noise is not None:
+                d[names.NOISE] = noise
         return d
 
 

@@ -12,7 +12,7 @@ from medkit.mri.readers.hdf5 import open_hdf5
 from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.nifti import open_nifti
 
-HDF5_SUFFIXES = (".h5", ".hdf5")
+HDF5_SUFFIXES = (".h5", ".hdf5", ".mrd")
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
 ARRAY_SUFFIXES = (".cfl", ".npy", ".npz", ".mat")
 SUFFIXES = (*HDF5_SUFFIXES, *ARRAY_SUFFIXES, *NIFTI_SUFFIXES)
@@ -42,9 +42,12 @@ def open_acquisition(
     ===================  ================================================================  ==========================
     file                 what it holds, and the axes unless ``axes`` names them            how slices are read
     ===================  ================================================================  ==========================
-    ``.h5 .hdf5``        fastMRI: ``kspace`` (slice, coil, H, W) or (slice, H, W), with    one slice of the dataset,
-                         ``mask`` (W,) and ``ismrmrd_header`` where they are there; else   from a handle kept per
-                         ``reconstruction_rss`` or ``_esc`` (slice, H, W)                  process
+    ``.h5 .hdf5``        fastMRI and M4Raw [1]_: ``kspace`` (slice, coil, H, W) or         one slice of the dataset,
+                         (slice, H, W), with ``mask`` (W,), ``noise`` (coil, samples) and  from a handle kept per
+                         ``ismrmrd_header`` where they are there; else                     process
+                         ``reconstruction_rss`` or ``_esc`` (slice, H, W)
+    ``.h5 .hdf5 .mrd``   ISMRMRD raw readouts [1]_, Cartesian: multi-slice, or one slab    the lines of a slice in one
+                         of partitions (inverse Fourier transform along them)              go; a slab once per process
     ``.cfl`` + ``.hdr``  BART: of axes 0, 1, 2 (readout, phase, phase) the first two       memory-mapped
                          longer than 1 are H, W and a third is slice (its Fourier
                          transform already done); 3 coil; 13 slice; 14 average
@@ -54,22 +57,36 @@ def open_acquisition(
     ``.npz``             array ``kspace`` as ``.npy``; or ``images``, complex (slice, H,   read once per process
                          W), of which k-space is computed
     ``.mat``             in MATLAB's order: complex (H, W), (H, W, coil) or (H, W, slice,  v7.3 as HDF5, older ones
-                         coil); real (H, W, slice)                                         read once per process
+                         coil); real (H, W, slice). CMRxRecon [1]_: ``kspace_full``,       read once per process
+                         ``kspace_sub04``, ``kus`` (H, W, coil, slice, frame),
+                         ``kspace_single_full`` (H, W, slice, frame)
     ``.nii .nii.gz       magnitude volume, sliced along ``slice_axis``; its geometry is    mapped; compressed ones
     .mgz .mgh .img``     kept                                                              read once per process
     ===================  ================================================================  ==========================
+
+    .. [1] Written as published, or by the format's own library; files of scanners and of the data sets were not tried.
+
+    **ISMRMRD**: samples lie by ``center_sample``, ``kspace_encode_step_1`` and ``_2`` and the centres of the header's
+    limits in the encoded matrix, rows along the readout with its over-sampling; repeated lines become their mean;
+    navigators and the like are left out; lines for calibration alone fill what no other line measured. The noise scan
+    is given by :meth:`Acquisition.read_noise`, scaled to the readouts' bandwidth. Slices are sorted along their normal
+    and the affine comes from position and directions.
+
+    **Time frames**: each frame of each place counts as a slice, all of the first place, then of the next. Where frames
+    are sampled differently, load slice by slice.
 
     A guess that would give more coils than rows or columns is refused. Pickled objects are never loaded.
 
     Args:
         path: the file. For BART also the ``.hdr``.
         key: name of the array in ``.h5``, ``.mat`` and ``.npz``; default ``kspace``, then other usual names, then the
-            only array. Groups of HDF5 are written ``group/name``.
+            only array. Groups of HDF5 are written ``group/name``. Of ISMRMRD readouts with several of them, what to
+            take by ``contrast``, ``phase``, ``repetition``, ``set`` or ``encoding``: ``"contrast=1,repetition=0"``.
         axes: names of the array's axes with commas (or a sequence of them), from ``slice``, ``coil``, ``H``, ``W``,
             ``average`` (repetitions, of which the mean is taken; in k-space, at each sample, of those that measured
-            it, others being zero in all coils), ``ri`` (real and imaginary part), ``coil_ri`` (real and imaginary parts
-            of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``. For ``.mat`` in MATLAB's order. Not for
-            volumes.
+            it, others being zero in all coils), ``frame`` (of time), ``ri`` (real and imaginary part), ``coil_ri``
+            (real and imaginary parts of the coils in turn), ``1`` (length 1); e.g. ``"H,W,coil"``. For ``.mat`` in
+            MATLAB's order. Not for volumes.
         slice_axis: for volumes, the axis of the file that counts the slices: 0, 1 or 2.
         domain: ``"kspace"`` or ``"image"``: what the array holds. ``None``: real arrays and those named ``images``
             hold images, complex ones k-space, and a complex one that looks like an image is refused when it is read.

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +10,8 @@ from tqdm import tqdm
 
 from medkit.data import keys as names
 from medkit.mri.readers.acquisition import KSPACE, Acquisition, check_fully_sampled
-from medkit.mri.readers.caching import file_stamp
+from medkit.mri.readers.exam_index import ExamIndex
 from medkit.mri.readers.opening import open_acquisition
-from medkit.workflow import atomic_path
-
-logger = logging.getLogger(__name__)
 
 
 def check_slices(name: str, central_fraction: float, min_signal: float) -> None:
@@ -37,6 +30,7 @@ def entries_of_slices(
     central_fraction: float,
     min_signal: float,
     fully_sampled: bool = False,
+    use_index: bool = True,
 ) -> list[dict[str, Any]]:
     """Return an entry for each slice of exams that is worth training on.
 
@@ -47,6 +41,7 @@ def entries_of_slices(
         central_fraction: share of each exam's slices to keep, around the middle one.
         min_signal: keep slices whose root mean square is at least this share of that of the strongest one.
         fully_sampled: whether exams that the scanner under-sampled are refused, if they are read for ``min_signal``.
+        use_index: whether what was found of each file is kept, and taken where it was kept.
 
     Returns:
         The entries, each with ``i_slice``.
@@ -55,13 +50,14 @@ def entries_of_slices(
         ValueError: if no slice is left, or an exam cannot be read.
     """
     entries = []
-    for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
-        opened = open_acquisition(exam[names.PATH], **options)
-        kept = central_slices(opened.n_slices, central_fraction)
-        if min_signal > 0:
-            strong = slices_with_signal(opened, min_signal, options, fully_sampled)
-            kept = [i for i in kept if i in strong]
-        entries += [{**exam, names.I_SLICE: i} for i in kept]
+    with ExamIndex([exam[names.PATH] for exam in exams], options, use_index) as index:
+        for exam in tqdm(exams, desc="listing slices", leave=False, disable=None):
+            facts = _facts(index, Path(exam[names.PATH]), options, min_signal > 0, fully_sampled)
+            kept = central_slices(facts["n_slices"], central_fraction)
+            if min_signal > 0:
+                strong = slices_with_signal(facts["signal"], min_signal)
+                kept = [i for i in kept if i in strong]
+            entries += [{**exam, names.I_SLICE: i} for i in kept]
     if not entries:
         raise ValueError(
             f"{name}: no slice of {len(exams)} exams has a signal of {min_signal} in the central "
@@ -77,48 +73,46 @@ def central_slices(n_slices: int, fraction: float) -> list[int]:
     return list(range(first, first + n_kept))
 
 
-def slices_with_signal(
-    exam: Acquisition, min_signal: float, options: dict[str, Any], fully_sampled: bool = False
-) -> set[int]:
-    """Return the slices whose root mean square is at least ``min_signal`` times that of the strongest one.
-
-    Args:
-        exam: the exam; it is read through, unless that was done before.
-        min_signal: share of the strongest slice's, 0 to 1.
-        options: how the exam was opened; part of the name under which the result is kept.
-        fully_sampled: whether to refuse an exam with a slice that the scanner under-sampled.
-
-    Returns:
-        Indices of slices.
-
-    Raises:
-        ValueError: if the exam is refused.
-    """
-    signal = _kept_signal(exam, options, fully_sampled)
+def slices_with_signal(signal: list[float], min_signal: float) -> set[int]:
+    """Return the slices whose signal is at least ``min_signal`` (0 to 1) times that of the strongest one."""
     strongest = max(signal)
     return {i for i, one in enumerate(signal) if strongest > 0 and one >= min_signal * strongest}
 
 
-def _kept_signal(exam: Acquisition, options: dict[str, Any], fully_sampled: bool) -> list[float]:
-    # What was kept for fully_sampled=True was found to be so: an exam that is refused leaves nothing.
-    identity = json.dumps([str(exam.path), *file_stamp(exam.path), sorted(options.items()), fully_sampled])
-    folder = Path(os.environ.get("MEDKIT_CACHE") or Path.home() / ".cache" / "medkit") / "slice_signal"
-    kept = folder / f"{hashlib.sha256(identity.encode('utf-8')).hexdigest()[:24]}.json"
-    try:
-        signal = json.loads(kept.read_text(encoding="utf-8"))
-        if isinstance(signal, list) and len(signal) == exam.n_slices:
-            return signal
-    except (OSError, ValueError):
-        pass
+def _facts(
+    index: ExamIndex, path: Path, options: dict[str, Any], with_signal: bool, fully_sampled: bool
+) -> dict[str, Any]:
+    """Return ``n_slices`` and, on request, the ``signal`` of each slice, from the index or from the file."""
+    kept = index.get(path) if path.is_file() else None
+    if kept is not None and _is_complete(kept, with_signal, fully_sampled):
+        return kept
+    exam = open_acquisition(path, **options)
+    facts: dict[str, Any] = {
+        "kind": exam.kind,
+        "n_slices": exam.n_slices,
+        "n_coils": exam.n_coils,
+        "shape": list(exam.shape),
+    }
+    if with_signal:
+        facts |= {"signal": _signal(exam, fully_sampled), "fully_sampled": fully_sampled}
+    index.keep(path, facts)
+    return facts
+
+
+def _is_complete(facts: dict[str, Any], with_signal: bool, fully_sampled: bool) -> bool:
+    # What was kept with fully_sampled was found to be so: an exam that is refused leaves nothing.
+    n_slices, signal = facts.get("n_slices"), facts.get("signal")
+    if not isinstance(n_slices, int) or n_slices < 1:
+        return False
+    is_read = isinstance(signal, list) and len(signal) == n_slices and all(isinstance(one, float) for one in signal)
+    return not with_signal or (is_read and (facts.get("fully_sampled") is True or not fully_sampled))
+
+
+def _signal(exam: Acquisition, fully_sampled: bool) -> list[float]:
     signal = []
     for i in range(exam.n_slices):
         image = exam.read_slice(i)
         if fully_sampled and exam.kind == KSPACE:
             check_fully_sampled(exam, exam.mask_of(image))
         signal.append(float(torch.linalg.vector_norm(image)))
-    try:
-        with atomic_path(kept) as temporary:
-            temporary.write_text(json.dumps(signal), encoding="utf-8")
-    except OSError as error:
-        logger.warning("The signal of the slices of %s cannot be kept in %s: %s", exam.path, folder, error)
     return signal

@@ -11,6 +11,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+M4RAW = re.compile(r"(\d{8,})_(?:T1|T2|FLAIR)\d\d$")  # subject, contrast, repetition
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "val", "valid"), "validation"),
@@ -54,13 +55,16 @@ def split_of_name(name: str) -> str:
 
 
 def subject_of(name: str, case: str, pattern: str | None) -> str:
-    """Return what a regular expression finds in a case (its first group, if it has one); without one, the case.
+    """Return what a regular expression finds in a case (its first group, if it has one).
+
+    Without one, the case; of M4Raw's names (``2022061003_T101``, first repetition of T1) the subject.
 
     Raises:
         ValueError: in the name of the listing function, if it finds nothing.
     """
     if pattern is None:
-        return case
+        known = M4RAW.search(case)
+        return known.group(1) if known else case
     found = re.search(pattern, case)
     if found is None:
         raise ValueError(f"{name}: 'subject' must be found in each file's name, {pattern!r} is not in {case!r}")
