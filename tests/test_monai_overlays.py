@@ -9,11 +9,16 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
+from monai.transforms import Compose
 
+from medkit.mri import PackReconstructiond, RandomMask, SimulateKspaced
+from tests.benchmarks.mri_recon import network
 from tests.bundle_runs import CLGNET, MC_CDIC, SMALL, configs, run, values_of_steps
+from tests.mri.small_exams import chain, magnitude
 
-SHORT = {"max_epochs": 1, "samples_per_epoch": 4, "n_val_subjects": 1, "device": "cpu"}
+SHORT = {"max_epochs": 1, "samples_per_epoch": 4, "n_val_subjects": 1, "n_val_slices": 1, "device": "cpu"}
 
 
 def summary(bundle: Path, overlays: list[str], folder: Path, **options: object) -> dict:
@@ -52,6 +57,20 @@ def test_monais_networks_train_and_are_evaluated(overlay, tmp_path):
 def test_training_steps_of_monais_networks_lower_the_loss(overlay):
     values = values_of_steps(CLGNET, lambda loss, value: loss.parts["l1"], overlays=(overlay,))
     assert values[-1] < 0.9 * values[0]
+
+
+def test_the_benchmark_packs_what_varnet_takes(tmp_path):
+    parser = ConfigParser()
+    parser.read_config(configs(CLGNET, "train", "small", "varnet"))
+    net = parser.get_parsed_content("network_def").eval()
+    ConfigParser.export_config_file(parser.config, str(tmp_path / "config.json"))
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    exam = SimulateKspaced(n_coils=(3,)).set_random_state(0)({"magnitude": magnitude()})
+    sample = Compose(chain(RandomMask(0.2, 3))).set_random_state(0)(exam)
+    image = network(tmp_path / "config.json", tmp_path / "model.pt", "cpu")(sample)
+    with torch.no_grad():
+        expected = net(PackReconstructiond(coil_images=True)(sample)["image"][None])[0, 0] * sample["scale"]
+    torch.testing.assert_close(image, expected)
 
 
 def test_varnet_gets_coil_images_and_a_root_sum_of_squares():

@@ -70,9 +70,14 @@ def losses(sample: dict, target: str, compared_by: str) -> tuple[float, float]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_perfect_result_has_no_loss(target):
     assert max(losses(exam(), target, target)) < 1e-5
-    # Of estimated maps, too: they are 1 in the body, and 0 outside it, where there is no signal.
-    estimated = {key: value for key, value in exam().items() if key != "sens_maps"}
-    assert max(losses(SensitivityMapsd()(estimated), target, target)) < 2e-3
+
+
+def test_of_estimated_maps_the_root_sum_of_squares_alone_is_reached_everywhere():
+    # In air the maps fall below 1. The solution that explains the coils is then larger than the combination by maps,
+    # by up to the threshold of the maps, 1 %; its root sum of squares is that of the coils.
+    sample = SensitivityMapsd()({key: value for key, value in exam().items() if key != "sens_maps"})
+    assert max(losses(sample, "rss", "rss")) < 1e-5
+    assert max(losses(sample, "sense", "sense")) < 0.01
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -34,8 +34,8 @@ class DataConsistencyResiduald(MapTransform):
             ``PackedReconstructor(target="rss")`` gives it, and is measured as such; ``"sense"``: the image alone.
 
     Raises:
-        ValueError: if ``keys`` are several or ``target`` is unknown; on a call, if result, k-space, mask and maps do not
-            fit together.
+        ValueError: if ``keys`` are several or ``target`` is unknown; on a call, if result, k-space, mask and maps do
+            not fit together.
 
     Example:
         >>> sample = {"pred": torch.zeros(2, 4, 4), "scale": torch.tensor(1.0), "mask": torch.ones(1, 1, 4)}
