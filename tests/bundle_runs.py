@@ -72,11 +72,14 @@ def train_in_two_processes(bundle: Path, output_dir: Path) -> None:
 
 
 def values_of_steps(
-    bundle: Path, value_of: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor], **overrides: object
+    bundle: Path,
+    value_of: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor],
+    overlays: tuple[str, ...] = (),
+    **overrides: object,
 ) -> list[float]:
     """Train on one sample for 30 steps, and return a value of the loss module and its result after each."""
     parser = ConfigParser()
-    parser.read_config(configs(bundle, "train", "small"))
+    parser.read_config(configs(bundle, "train", "small", *overlays))
     parser.update({"bundle_root": str(bundle), **overrides})
     torch.manual_seed(0)
     dataset = parser.get_parsed_content("train#dataset")

@@ -28,11 +28,13 @@ held_measured  (coil, H, W[, S])           complex64  what was measured at ``hel
 noise          (coil, samples)             complex64  scan without signal, unit of ``kspace``
 sens_maps      (coil, H, W[, S])           complex64  coil sensitivities, sum of squared magnitudes 1 inside the body
 zero_filled    (1, H, W[, S])              complex64  adjoint of the forward operator applied to ``measured``
-reference      (1, H, W[, S])              complex64  coil-combined image of the fully sampled ``kspace``
+reference      (1, H, W[, S])              complex64  coil-combined image of the fully sampled ``kspace``, by
+                                                      ``sens_maps`` or by root sum of squares, then without phase
 scale          ()                          float32    99.5th percentile of the magnitude of ``zero_filled``
 image          (3 + 2 coil, H, W[, S])     float32    what a network takes: Re, Im of ``zero_filled`` / ``scale``, the
                                                       mask shifted so that frequency 0 is at index 0, then Re, Im of
-                                                      each coil's sensitivity; 3 channels alone mean one uniform coil
+                                                      each coil's sensitivity; 3 channels alone mean one uniform coil.
+                                                      On request each coil's zero-filled image / ``scale`` instead
 label          (4, H, W[, S])              float32    Re, Im of ``reference`` / ``scale``, then of ``zero_filled`` /
                                                       ``scale``: what to reach and what to leave
 pred           (2, H, W[, S])              float32    Re, Im of the reconstruction / ``scale``

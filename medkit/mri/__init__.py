@@ -73,6 +73,7 @@ from medkit.mri.mc_cdic import (
     pack_multi_contrast,
 )
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
+from medkit.mri.monai_networks import PackedVarNet, TrailingComplex
 from medkit.mri.part_figures import draw_multi_contrast
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import (
@@ -162,6 +163,7 @@ __all__ = [
     "PackReconstructiond",
     "PackedMultiContrast",
     "PackedReconstructor",
+    "PackedVarNet",
     "PairedDifference",
     "PartialFourierMask",
     "PerceptualFeatures",
@@ -188,6 +190,7 @@ __all__ = [
     "SplitMeasuredd",
     "ToKspaced",
     "TotalVariation",
+    "TrailingComplex",
     "Undersampled",
     "UnpackMultiContrastd",
     "UnpackReconstructiond",

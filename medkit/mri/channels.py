@@ -10,6 +10,12 @@ def _check_complex(name: str, argument: str, x: Tensor, channel_dim: int) -> Non
         raise ValueError(f"{name}: '{argument}' must be complex ({axes}), got {x.dtype} {tuple(x.shape)}")
 
 
+def check_target(name: str, target: str) -> None:
+    """Refuse, in the name of a function, what is no kind of fully sampled image to compare with."""
+    if target not in ("sense", "rss"):
+        raise ValueError(f"{name}: 'target' must be 'sense' or 'rss', got {target!r}")
+
+
 def complex_to_channels(x: Tensor, channel_dim: int = 1) -> Tensor:
     """Write each complex channel as two real ones: Re 1, Im 1, Re 2, Im 2, ...
 
@@ -216,6 +222,11 @@ class PackedReconstructor(nn.Module):
         network: called as ``network(zero_filled, mask, sens_maps)`` with real ``(B, 2, H, W)``, ``(B, 1, H, W)``
             (frequency 0 at index 0) and ``(B, 2 coil, H, W)`` or ``None``; returns ``(B, 2, H, W)``. A network with an
             attribute ``in_channels`` of 1 gets and returns the real part alone.
+        target: ``"sense"``: ``pred`` is the network's image; ``"rss"``: that times the root sum of squares of the
+            sensitivities, so that its magnitude is the root sum of squares of the coil images that it explains.
+
+    Raises:
+        ValueError: if ``target`` is unknown.
 
     Example:
         >>> from medkit.mri import CLGNet
@@ -223,9 +234,11 @@ class PackedReconstructor(nn.Module):
         torch.Size([1, 2, 32, 32])
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, target: str = "sense"):
         super().__init__()
+        check_target("PackedReconstructor", target)
         self.network = network
+        self.is_rss = target == "rss"
         self.n_image_channels = int(getattr(network, "in_channels", 2))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -250,4 +263,6 @@ class PackedReconstructor(nn.Module):
         pred = self.network(image[:, : self.n_image_channels], image[:, 2:3], sens_maps)
         if self.n_image_channels == 1:
             pred = torch.cat([pred, torch.zeros_like(pred)], 1)
+        if self.is_rss and sens_maps is not None:
+            pred = pred * torch.linalg.vector_norm(sens_maps, dim=1, keepdim=True)
         return pred

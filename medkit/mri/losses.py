@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from medkit.mri.channels import channels_to_magnitude
+from medkit.mri.channels import channels_to_magnitude, check_target
 from medkit.mri.features import FeatureExtractor, GradientFeatures
 from medkit.ops import center_crop
 
@@ -66,6 +66,8 @@ class ContrastiveReconstructionLoss(nn.Module):
         ssim_weight: :math:`\lambda`, weight of the SSIM term (uniform window 7, data range: largest of the reference).
         crop_size: height and width in pixels about the centre to which images are cropped first; ``None``: whole
             images.
+        target: ``"sense"``: Re and Im are compared with those of the reference; ``"rss"``: magnitudes, since a root
+            sum of squares has no phase.
 
     Attributes:
         parts: of the last call, detached: ``l1``, ``contrast``, ``ssim_loss`` and ``beta`` (0-dim), ``d_ap`` and
@@ -90,9 +92,11 @@ class ContrastiveReconstructionLoss(nn.Module):
         features: FeatureExtractor | None = None,
         ssim_weight: float = 0.0,
         crop_size: Sequence[int] | None = None,
+        target: str = "sense",
     ):
         super().__init__()
         name = "ContrastiveReconstructionLoss"
+        check_target(name, target)
         if beta < 0 or ssim_weight < 0:
             raise ValueError(f"{name}: 'beta' and 'ssim_weight' must be at least 0, got {beta} and {ssim_weight}")
         if form not in FORMS:
@@ -105,6 +109,7 @@ class ContrastiveReconstructionLoss(nn.Module):
         self.features = GradientFeatures() if features is None else features
         self.ssim_weight = float(ssim_weight)
         self.crop_size = None if crop_size is None else tuple(crop_size)
+        self.is_rss = target == "rss"
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
         self.parts: dict[str, Tensor] = {}
 
@@ -151,12 +156,12 @@ class ContrastiveReconstructionLoss(nn.Module):
 
     def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
         reference, zero_filled = target[:, :2], target[:, 2:]
-        loss = (pred - reference).abs().mean()
+        # The small number keeps the gradient of the magnitude finite where the image is 0.
+        images = [channels_to_magnitude(x, epsilon=1e-12) for x in (pred, reference, zero_filled)]
+        loss = (images[0] - images[1] if self.is_rss else pred - reference).abs().mean()
         parts = {"l1": loss}
         beta = self.current_beta
         if self.beta > 0 or self.ssim_weight > 0:
-            # The small number keeps the gradient of the magnitude finite where the image is 0.
-            images = [channels_to_magnitude(x, epsilon=1e-12) for x in (pred, reference, zero_filled)]
             peak = images[1].amax((1, 2, 3), keepdim=True).clamp(min=1e-3)
             anchor, positive, negative = (image / peak for image in images)
             if self.beta > 0:

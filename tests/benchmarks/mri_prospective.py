@@ -39,7 +39,7 @@ from medkit.mri import (
     draw_reconstructions,
     sense_forward,
 )
-from tests.benchmarks.mri_recon import REAL_DATA, ROOT, packed_network
+from tests.benchmarks.mri_recon import REAL_DATA, ROOT, packed_network, takes_coil_images
 
 EXAM = REAL_DATA / "mri_recon" / "mikgroup__sigpy-mri-tutorial" / "cartesian_ksp.npy"
 CLASSICAL: dict[str, tuple[Callable[..., torch.nn.Module], int, tuple[float, ...]]] = {
@@ -98,6 +98,8 @@ def main() -> None:
             nets[f"{name} @{weight}"] = PackedReconstructor(method(weight=weight, n_iterations=n_iterations))
     for text in options.run:
         name, _, folder = text.partition("=")
+        if takes_coil_images(Path(folder) / "config.json"):
+            parser.error(f"--run {text}: a network on coil images gives no phase, so it cannot be measured anew")
         nets[name] = packed_network(Path(folder) / "config.json", Path(folder) / "model.pt")
     released = options.weights or options.bundle / "models" / "model.pt"
     nets["clgnet"] = packed_network(options.bundle / "configs" / "train.json", released)

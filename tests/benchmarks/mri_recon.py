@@ -5,6 +5,8 @@ same samples and the same coil sensitivities. Prints a table of PSNR (dB), SSIM 
 to compare with is a folder that a training of the bundle left, a U-Net for example:
 
     python -m tests.benchmarks.mri_recon --output results.json --run unet=bundles/clgnet/runs/unet
+
+A run of ``varnet.json`` gives a root sum of squares: ``--target rss`` compares all methods with that.
 """
 
 from __future__ import annotations
@@ -95,13 +97,22 @@ def packed_network(config: Path, weights: Path) -> torch.nn.Module:
     return net.eval()
 
 
+def takes_coil_images(config: Path) -> bool:
+    """Tell whether the network of a config is given the coils' images instead of their sensitivities."""
+    parser = ConfigParser()
+    parser.read_config(config)
+    return bool(parser.get("coil_images", False))
+
+
 def network(config: Path, weights: Path, device: str) -> Method:
-    """Return the network of a config with its weights, from a packed sample to the magnitude of its image."""
+    """Return the network of a config with its weights, from a measured sample to the magnitude of its image."""
+    with_coils = PackReconstructiond(coil_images=True) if takes_coil_images(config) else None
     net = packed_network(config, weights).to(device=device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def reconstruct(sample: Sample) -> Tensor:
-        pred = net(sample["image"][None].to(device)).cpu()
+        packed = sample if with_coils is None else with_coils(sample)
+        pred = net(packed["image"][None].to(device)).cpu()
         return channels_to_complex(pred[:, :2])[0, 0].abs() * sample["scale"]
 
     return reconstruct
@@ -129,7 +140,7 @@ def mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}
 
 
-def run(protocol: dict[str, Any], methods: dict[str, Method], only: str | None) -> dict[str, Any]:
+def run(protocol: dict[str, Any], methods: dict[str, Method], only: str | None, target: str) -> dict[str, Any]:
     """Return the mean metrics by data set, pattern and method."""
     parser = ConfigParser({"patterns": protocol["patterns"]})
     data: dict[str, list[Sample]] = {}
@@ -150,7 +161,7 @@ def run(protocol: dict[str, Any], methods: dict[str, Method], only: str | None) 
                         keys="kspace", mask=parser.get_parsed_content(f"patterns::{pattern}"), seed_key="case"
                     ),
                     SensitivityMapsd(),
-                    CoilCombined(),
+                    CoilCombined(target=target),
                     ScaleByPercentiled(),
                     PackReconstructiond(),
                 ]
@@ -188,6 +199,7 @@ def main() -> None:
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="also what a training left")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=("simulated", "real"))
+    parser.add_argument("--target", choices=("sense", "rss"), default="sense", help="what is compared with")
     parser.add_argument("--no-classical", action="store_true", help="leave out sigpy")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
@@ -200,7 +212,7 @@ def main() -> None:
     methods |= named_networks(parser, options.run, options.device)
     weights = options.weights or options.bundle / "models" / "model.pt"
     methods["clgnet"] = network(options.bundle / "configs" / "train.json", weights, options.device)
-    results = run(protocol, methods, options.only)
+    results = run(protocol, methods, options.only, options.target)
     for name, patterns in results.items():
         print(f"\n{name}\n| pattern | method | PSNR (dB) | SSIM | NMSE | seconds |\n|---|---|---|---|---|---|")  # noqa: T201
         for pattern, rows in patterns.items():
@@ -209,7 +221,8 @@ def main() -> None:
                 print(f"| {pattern} | {method} | {cells} |")  # noqa: T201
     if options.output:
         machine = {"platform": platform.platform(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        options.output.write_text(json.dumps({"protocol": protocol, "machine": machine, "results": results}, indent=1))
+        report = {"protocol": protocol, "target": options.target, "machine": machine, "results": results}
+        options.output.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
+from medkit.mri.channels import channels_to_magnitude, check_target
+
 Images = tuple[Tensor, Tensor]
 
 
@@ -21,9 +23,11 @@ class MultiContrastLoss(nn.Module):
     Args:
         reference_weight: w, at least 0.
         target_channels: of images given as one tensor, how many first channels are the target's: Re and Im.
+        target: ``"sense"``: Re and Im of the target are compared; ``"rss"``: its magnitudes, since a root sum of
+            squares has no phase.
 
     Raises:
-        ValueError: if ``reference_weight`` is negative, or ``target_channels`` is below 1.
+        ValueError: if ``reference_weight`` is negative, ``target_channels`` is below 1, or ``target`` unknown.
 
     Example:
         >>> one, zero = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
@@ -31,14 +35,16 @@ class MultiContrastLoss(nn.Module):
         tensor(1.1000)
     """
 
-    def __init__(self, reference_weight: float = 0.1, target_channels: int = 2):
+    def __init__(self, reference_weight: float = 0.1, target_channels: int = 2, target: str = "sense"):
         super().__init__()
+        check_target("MultiContrastLoss", target)
         if not reference_weight >= 0:
             raise ValueError(f"MultiContrastLoss: 'reference_weight' must be at least 0, got {reference_weight}")
         if target_channels < 1:
             raise ValueError(f"MultiContrastLoss: 'target_channels' must be at least 1, got {target_channels}")
         self.reference_weight = reference_weight
         self.target_channels = target_channels
+        self.is_rss = target == "rss"
 
     def forward(self, pred: Images | Tensor, label: Images | Tensor) -> Tensor:
         """Compare.
@@ -65,7 +71,11 @@ class MultiContrastLoss(nn.Module):
                     f"MultiContrastLoss: the {name} of 'label' must have shape {tuple(ours.shape)} like that of "
                     f"'pred', got {tuple(truth.shape)}"
                 )
-        return l1_loss(pred[0], label[0]) + self.reference_weight * l1_loss(pred[1], label[1])
+        images = (pred[0], label[0])
+        if self.is_rss:
+            # The small number keeps the gradient finite where the image is 0.
+            images = (channels_to_magnitude(pred[0], epsilon=1e-12), channels_to_magnitude(label[0], epsilon=1e-12))
+        return l1_loss(*images) + self.reference_weight * l1_loss(pred[1], label[1])
 
     def _split(self, packed: Tensor) -> Images:
         n_more = packed.shape[1] - self.target_channels

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from medkit.mri.channels import pack_reconstruction
+from medkit.mri.channels import check_target, pack_reconstruction
 from medkit.mri.mc_cdic.network import MCCDic
 from medkit.mri.refinement import GuidedImageRefiner
 
@@ -56,6 +56,11 @@ class PackedMultiContrast(nn.Module):
     Args:
         network: a :class:`MCCDic`, or a :class:`medkit.mri.GuidedImageRefiner` to compare with it. An MC-CDic with
             ``in_channels=1`` gets and returns the real part alone; the imaginary channels of the result are then 0.
+        target: ``"sense"``, or ``"rss"``: the restored target is multiplied by the root sum of squares of the
+            sensitivities, see :class:`medkit.mri.PackedReconstructor`.
+
+    Raises:
+        ValueError: if ``target`` is unknown.
 
     Example:
         >>> from medkit.mri import MCCDic
@@ -64,8 +69,10 @@ class PackedMultiContrast(nn.Module):
         torch.Size([1, 9, 32, 32])
     """
 
-    def __init__(self, network: MCCDic | GuidedImageRefiner):
+    def __init__(self, network: MCCDic | GuidedImageRefiner, target: str = "sense"):
         super().__init__()
+        check_target("PackedMultiContrast", target)
+        self.is_rss = target == "rss"
         self.network = network
         self.in_channels = int(network.in_channels)
         self.ref_channels = int(network.ref_channels)
@@ -103,4 +110,6 @@ class PackedMultiContrast(nn.Module):
                 torch.cat([x_unique, zero], 1),
                 torch.cat([x_common, zero], 1),
             )
+        if self.is_rss and sens_maps is not None:
+            x = x * torch.linalg.vector_norm(sens_maps, dim=1, keepdim=True)
         return torch.cat([x, y, x_unique, x_common, y_unique, y_common], 1).to(torch.float32)

@@ -16,6 +16,7 @@ from medkit.data import keys as names
 from medkit.mri.channels import (
     channels_to_complex,
     channels_to_magnitude,
+    check_target,
     complex_to_channels,
     pack_reconstruction,
     pack_target,
@@ -112,29 +113,36 @@ class CoilCombined(Transform):
     Args:
         mode: ``"sense"``: the adjoint of the forward model, with the maps; ``"rss"``: root sum of squares, a magnitude
             without phase that no forward model explains.
+        target: how ``reference`` is combined, ``"sense"`` or ``"rss"``; ``None``: as ``mode``. The root sum of squares
+            is what fastMRI compares with: of networks whose ``zero_filled`` is combined by maps, the magnitude.
 
     Raises:
-        ValueError: if ``mode`` is unknown; on a call, if k-space and maps do not fit together.
+        ValueError: if ``mode`` or ``target`` is unknown; on a call, if k-space and maps do not fit together.
 
     Example:
         >>> CoilCombined("rss")({"measured": torch.ones(2, 4, 4, dtype=torch.complex64)})["zero_filled"].shape
         torch.Size([1, 4, 4])
     """
 
-    def __init__(self, mode: str = "sense") -> None:
+    def __init__(self, mode: str = "sense", target: str | None = None) -> None:
         if mode not in ("sense", "rss"):
             raise ValueError(f"CoilCombined: 'mode' must be 'sense' or 'rss', got {mode!r}")
+        check_target("CoilCombined", mode if target is None else target)
         self.mode = mode
+        self.target = mode if target is None else target
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the combined images; see the class."""
         d = dict(data)
-        maps = slices_first(plain(d[names.SENS_MAPS])) if self.mode == "sense" and names.SENS_MAPS in d else None
-        for key, combined in ((names.MEASURED, names.ZERO_FILLED), (names.KSPACE, names.REFERENCE)):
+        maps = slices_first(plain(d[names.SENS_MAPS])) if names.SENS_MAPS in d else None
+        for key, combined, mode in (
+            (names.MEASURED, names.ZERO_FILLED, self.mode),
+            (names.KSPACE, names.REFERENCE, self.target),
+        ):
             if key == names.KSPACE and key not in d:
                 continue
             kspace = plain(d[key])
-            if self.mode == "sense":
+            if mode == "sense":
                 image = sense_adjoint(slices_first(kspace), None, maps)
             else:
                 image = root_sum_of_squares(centered_ifft(slices_first(kspace)), keepdim=True).to(kspace.dtype)
@@ -180,19 +188,29 @@ class PackReconstructiond(Transform):
     Reads ``zero_filled``, ``mask``, ``scale``, ``sens_maps`` where they are, and ``reference`` where it is; writes
     ``image`` and, with a reference, ``label``; see :mod:`medkit.data.keys`. Inverted by :class:`UnpackReconstructiond`.
 
+    Args:
+        coil_images: write the zero-filled image of each coil, of ``measured``, in the place of the sensitivities: for
+            networks that estimate those themselves, such as :class:`PackedVarNet`.
+
     Example:
         >>> sample = {"zero_filled": torch.ones(1, 4, 4, dtype=torch.complex64), "scale": torch.tensor(2.0)}
         >>> PackReconstructiond()({**sample, "mask": torch.ones(1, 1, 4)})["image"].shape
         torch.Size([3, 4, 4])
     """
 
+    def __init__(self, coil_images: bool = False) -> None:
+        self.coil_images = coil_images
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with ``image`` and ``label``; see the class."""
         d = dict(data)
         scale = plain(d[names.SCALE])
         zero_filled = plain(d[names.ZERO_FILLED]) / scale
-        maps = plain(d[names.SENS_MAPS]) if names.SENS_MAPS in d else None
-        d[names.IMAGE] = pack_reconstruction(zero_filled, plain(d[names.MASK]), maps, channel_dim=0)
+        coils = plain(d[names.SENS_MAPS]) if names.SENS_MAPS in d else None
+        if self.coil_images:
+            measured = plain(d[names.MEASURED])
+            coils = slices_last(centered_ifft(slices_first(measured)), measured.ndim == 4) / scale
+        d[names.IMAGE] = pack_reconstruction(zero_filled, plain(d[names.MASK]), coils, channel_dim=0)
         if names.REFERENCE in d:
             d[names.LABEL] = pack_target(plain(d[names.REFERENCE]) / scale, zero_filled, channel_dim=0)
         return d

@@ -11,7 +11,8 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from medkit.data import keys as names
-from medkit.mri.channels import channels_to_complex
+from medkit.mri.channels import channels_to_complex, check_target
+from medkit.mri.coils import root_sum_of_squares
 from medkit.mri.physics import sense_forward
 from medkit.mri.transforms.layout import plain, slices_first
 
@@ -29,9 +30,12 @@ class DataConsistencyResiduald(MapTransform):
 
     Args:
         keys: the key of the result: one.
+        target: ``"rss"``: ``pred`` is an image times the root sum of squares of the sensitivities, as
+            ``PackedReconstructor(target="rss")`` gives it, and is measured as such; ``"sense"``: the image alone.
 
     Raises:
-        ValueError: if ``keys`` are several; on a call, if result, k-space, mask and maps do not fit together.
+        ValueError: if ``keys`` are several or ``target`` is unknown; on a call, if result, k-space, mask and maps do
+            not fit together.
 
     Example:
         >>> sample = {"pred": torch.zeros(2, 4, 4), "scale": torch.tensor(1.0), "mask": torch.ones(1, 1, 4)}
@@ -39,8 +43,10 @@ class DataConsistencyResiduald(MapTransform):
         {'pred': 1.0}
     """
 
-    def __init__(self, keys: KeysCollection = names.PRED) -> None:
+    def __init__(self, keys: KeysCollection = names.PRED, target: str = "sense") -> None:
         super().__init__(keys)
+        check_target("DataConsistencyResiduald", target)
+        self.is_rss = target == "rss"
         if len(self.keys) != 1:
             raise ValueError(f"DataConsistencyResiduald: 'keys' must be one key, got {self.keys}")
 
@@ -54,8 +60,12 @@ class DataConsistencyResiduald(MapTransform):
             images[names.PRED] = channels_to_complex(pred, 0) * plain(d[names.SCALE]).to(measured.device)
         mask = slices_first(plain(d[names.MASK]).to(measured.device))
         maps = slices_first(plain(d[names.SENS_MAPS]).to(measured.device)) if names.SENS_MAPS in d else None
+        maps_of = dict.fromkeys(images, maps)
+        if self.is_rss and maps is not None:
+            norm = root_sum_of_squares(maps, keepdim=True)
+            maps_of[names.PRED] = maps / norm.clamp(min=torch.finfo(norm.dtype).tiny)
         d[names.RESIDUAL] = {
-            name: _residual(slices_first(image.to(measured.device)), slices_first(measured), mask, maps)
+            name: _residual(slices_first(image.to(measured.device)), slices_first(measured), mask, maps_of[name])
             for name, image in images.items()
         }
         return d
