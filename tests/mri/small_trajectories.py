@@ -37,11 +37,16 @@ def sampled(kind, size):
     return (f(n_spokes, size, order=kind) for f in (radial_trajectory, radial_weights))
 
 
-def in_disc(kspace):
-    """The image of Cartesian k-space within the circle, or ball, that spokes and spirals sample."""
+def taper(trajectory, size):
+    """A window that falls from 1 in the middle of k-space to 0 at the edge of the circle, or ball, and beyond it."""
+    radius = (trajectory * 2 / torch.tensor(size)).norm(dim=-1)
+    return torch.cos(math.pi / 2 * radius.clamp(max=1)).square()
+
+
+def tapered(kspace):
+    """The image of Cartesian k-space under that window, which has no ringing that the field of view cuts."""
     size = tuple(kspace.shape[2:])
-    radius = (grid(size) * 2 / torch.tensor(size)).norm(dim=-1).reshape(size)
-    return centered_ifft(kspace * (radius <= 1), len(size))
+    return centered_ifft(kspace * taper(grid(size), size).reshape(size), len(size))
 
 
 def nrmse(image, reference):
