@@ -71,11 +71,14 @@ class EllipsoidPhantom:
         self.shapes = tuple(shapes)
         self.spatial_dims = dims.pop()
 
-    def _grids(self, size: Sequence[int]) -> list[Tensor]:
+    def _check_size(self, size: Sequence[int]) -> None:
         if len(size) != self.spatial_dims or min(size) < 1:
             raise ValueError(
                 f"EllipsoidPhantom: 'size' must be {self.spatial_dims} positive numbers, got {tuple(size)}"
             )
+
+    def _grids(self, size: Sequence[int]) -> list[Tensor]:
+        self._check_size(size)
         index = [torch.arange(n, dtype=torch.float64) - n // 2 for n in size]
         return list(torch.meshgrid(index, indexing="ij"))
 
@@ -120,8 +123,37 @@ class EllipsoidPhantom:
         Raises:
             ValueError: if ``size`` has another number of axes than the phantom.
         """
-        grids = self._grids(size)
-        values = torch.zeros(tuple(size), dtype=torch.complex128)
+        return self._transform(self._grids(size), size)
+
+    def kspace_at(self, trajectory: Tensor, size: Sequence[int]) -> Tensor:
+        """Evaluate k-space by its formula at any frequencies, on or off the grid.
+
+        Args:
+            trajectory: real, ``(*N, spatial_dims)``, in index units of centred k-space: -n/2 to n/2 is the band of an
+                image of n pixels, a whole number k is sample ``n // 2 + k`` of :meth:`kspace`.
+            size: pixels along each axis of the image that the unit of the values refers to.
+
+        Returns:
+            ``(*N)``, complex64, in the unit of :func:`medkit.ops.centered_fft`.
+
+        Raises:
+            ValueError: if ``size`` or the last axis of ``trajectory`` has another number of axes than the phantom.
+
+        Example:
+            >>> head_phantom().kspace_at(torch.tensor([[0.0, 0.5]]), (16, 16)).shape
+            torch.Size([1])
+        """
+        self._check_size(size)
+        if trajectory.ndim < 1 or trajectory.shape[-1] != self.spatial_dims or trajectory.is_complex():
+            raise ValueError(
+                f"EllipsoidPhantom: 'trajectory' must be real (..., {self.spatial_dims}), got {trajectory.dtype} "
+                f"{tuple(trajectory.shape)}"
+            )
+        return self._transform(list(trajectory.double().unbind(-1)), size)
+
+    def _transform(self, grids: list[Tensor], size: Sequence[int]) -> Tensor:
+        """Transform at the frequencies ``grids``, one tensor for each axis, in index units."""
+        values = torch.zeros(grids[0].shape, dtype=torch.complex128)
         # An integral over [-1, 1)^d becomes a sum over pixels of width 2/n, divided by sqrt(N) for unit length.
         unit = math.prod(n / 2 for n in size) / math.sqrt(math.prod(size))
         for shape in self.shapes:

@@ -74,6 +74,19 @@ from medkit.mri.mc_cdic import (
 )
 from medkit.mri.metrics import VolumeMetric, VolumeNMSE, VolumePSNR, VolumeSSIM, nmse, psnr, ssim
 from medkit.mri.monai_networks import PackedVarNet, TrailingComplex
+from medkit.mri.noncartesian import (
+    NonCartesianOperator,
+    noncartesian_adjoint,
+    noncartesian_cg_sense,
+    noncartesian_forward,
+    noncartesian_normal,
+    nufft,
+    nufft_adjoint,
+    pipe_menon_weights,
+    radial_trajectory,
+    radial_weights,
+    spiral_trajectory,
+)
 from medkit.mri.part_figures import draw_multi_contrast
 from medkit.mri.physics import CartesianOperator, sense_adjoint, sense_forward, sense_normal
 from medkit.mri.readers import (
@@ -157,6 +170,7 @@ __all__ = [
     "MaskBank",
     "MultiContrastLoss",
     "MultiScaleDictionary",
+    "NonCartesianOperator",
     "OnlyWithd",
     "PackHeldd",
     "PackMultiContrastd",
@@ -227,6 +241,12 @@ __all__ = [
     "l1_wavelet",
     "nmse",
     "noise_covariance",
+    "noncartesian_adjoint",
+    "noncartesian_cg_sense",
+    "noncartesian_forward",
+    "noncartesian_normal",
+    "nufft",
+    "nufft_adjoint",
     "open_acquisition",
     "pack_held",
     "pack_multi_contrast",
@@ -234,8 +254,11 @@ __all__ = [
     "pack_target",
     "pair_list",
     "paired_bootstrap",
+    "pipe_menon_weights",
     "prewhiten",
     "psnr",
+    "radial_trajectory",
+    "radial_weights",
     "region_metrics",
     "root_sum_of_squares",
     "sense_adjoint",
@@ -244,6 +267,7 @@ __all__ = [
     "sense_normal",
     "slice_metrics",
     "soft_data_consistency",
+    "spiral_trajectory",
     "ssim",
     "total_variation",
     "unpack_held",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from medkit.mri.conjugation import solve_hermitian
 from medkit.mri.physics import sense_normal
 
 
@@ -90,17 +91,6 @@ def hard_data_consistency(
     return soft_data_consistency(image, zero_filled, mask, sens_maps, 0.0, spatial_dims)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Real part of <a, b> for each sample, kept broadcastable."""
-    return (a.conj() * b).real.sum(dim=tuple(range(1, a.ndim)), keepdim=True)
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b, and 0 with a zero gradient where a sample has converged."""
-    alive = b > torch.finfo(b.dtype).tiny
-    return torch.where(alive, a / torch.where(alive, b, 1), 0)
-
-
 def conjugate_gradient_data_consistency(
     image: Tensor,
     zero_filled: Tensor,
@@ -143,19 +133,13 @@ def conjugate_gradient_data_consistency(
         raise ValueError(f"{name}: 'n_iterations' must be at least 1, got {n_iterations}")
     if not isinstance(weight, Tensor) and weight < 0:
         raise ValueError(f"{name}: 'weight' must be at least 0, got {weight}")
-    x = image
     # From x = image the term nu * x cancels in the first residual.
     residual = zero_filled - sense_normal(image, mask, sens_maps, spatial_dims)
-    direction = residual
-    energy = _dot(residual, residual)
-    for _ in range(n_iterations):
-        step_image = sense_normal(direction, mask, sens_maps, spatial_dims) + weight * direction
-        step = _ratio(energy, _dot(direction, step_image))
-        x = x + step * direction
-        residual = residual - step * step_image
-        previous, energy = energy, _dot(residual, residual)
-        direction = residual + _ratio(energy, previous) * direction
-    return x
+
+    def system(direction: Tensor) -> Tensor:
+        return sense_normal(direction, mask, sens_maps, spatial_dims) + weight * direction
+
+    return solve_hermitian(system, image, residual, n_iterations)
 
 
 def _positive_parameter(name: str, argument: str, initial: float, learned: bool) -> nn.Parameter:

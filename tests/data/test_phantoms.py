@@ -25,6 +25,17 @@ def test_turned_and_moved_ellipse_agrees_in_both_spaces():
     assert error / torch.linalg.vector_norm(phantom.kspace((48, 64))) < 0.01
 
 
+@pytest.mark.parametrize("size", [(12, 9), (6, 5, 4)])
+def test_any_frequency_gets_what_the_grid_gets(size):
+    phantom = head_phantom(len(size))
+    index = torch.cartesian_prod(*[torch.arange(n) - n // 2 for n in size])
+    at_points = phantom.kspace_at(index.reshape(*size, len(size)), size)
+    torch.testing.assert_close(at_points, phantom.kspace(size))
+    # An image of twice the size has twice the band, in the same cycles per field of view.
+    wide = phantom.kspace_at(index, [2 * n for n in size]) / math.sqrt(2 ** len(size))
+    torch.testing.assert_close(wide, at_points.flatten())
+
+
 @pytest.mark.parametrize(("half_axes", "volume"), [((0.5, 0.25), math.pi / 8), ((0.5, 0.25, 0.4), math.pi / 15)])
 def test_frequency_zero_is_the_integral(half_axes, volume):
     n = 8
@@ -56,6 +67,8 @@ def test_middle_slice_of_the_head_volume_is_the_head():
         (lambda: EllipsoidPhantom([]), "non-empty"),
         (lambda: EllipsoidPhantom([Ellipsoid((0.0,) * 2, (1.0,) * 2), Ellipsoid((0.0,) * 3, (1.0,) * 3)]), "all 2-D"),
         (lambda: head_phantom().image((4, 4, 4)), "2 positive numbers"),
+        (lambda: head_phantom().kspace_at(torch.zeros(5, 2), (4, 4, 4)), "2 positive numbers"),
+        (lambda: head_phantom().kspace_at(torch.zeros(5, 3), (4, 4)), "'trajectory' must be real"),
         (lambda: head_phantom(4), "must be 2 or 3"),
     ],
 )
