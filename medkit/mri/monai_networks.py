@@ -1,6 +1,7 @@
 """MONAI's own reconstruction networks behind the packed channels of this package, with their defects worked round."""
 
 import copy
+from typing import cast
 
 import torch
 from monai.apps.reconstruction.networks.nets.coil_sensitivity_model import CoilSensitivityModel
@@ -157,7 +158,9 @@ class PackedVarNet(nn.Module):
                 "MONAI's cascades are of 2 axes whatever is asked for, so reconstruct volumes slice by slice"
             )
         self.network = copy.deepcopy(network)
-        self.network.coil_sensitivity_model = CentreSensitivities(self.network.coil_sensitivity_model)
+        self.network.coil_sensitivity_model = CentreSensitivities(
+            cast(CoilSensitivityModel, self.network.coil_sensitivity_model)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruct.

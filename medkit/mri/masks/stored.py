@@ -159,7 +159,7 @@ class MaskBank(SamplingMask):
         return patterns
 
     def _write(self, path: Path, patterns: dict[tuple[int, ...], np.ndarray]) -> None:
-        named = {"x".join(map(str, size)): array for size, array in patterns.items()}
+        contents: dict[str, Any] = {"x".join(map(str, size)): array for size, array in patterns.items()}
         with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, facts=np.array(self._facts()), **named)
+            np.savez_compressed(temporary, facts=np.array(self._facts()), **contents)
         logger.info("MaskBank: wrote %s", path)

@@ -118,7 +118,7 @@ class _Transform(torch.autograd.Function):
         return results.reshape(n_batch, n_channels, *outside).to(x.device, x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         angles, size, adjoint, tolerance, finufft = ctx.given
         return _Transform.apply(gradient, angles, size, not adjoint, tolerance, finufft), None, None, None, None, None
 

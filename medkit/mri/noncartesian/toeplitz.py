@@ -5,6 +5,7 @@ function of the trajectory, whose values are needed over differences of pixels, 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
@@ -39,7 +40,8 @@ def convolution_kernel(name: str, trajectory: Tensor, size: Sequence[int], densi
         scale *= m**0.5 / n
     # Zeros between the ends, which meet on the circle, cost nothing but give a length that transforms fast.
     circle = psf.new_zeros(*psf.shape[:2], *(next_fast_len(m) for m in span))
-    circle[(..., *(slice(m) for m in span))] = psf * scale
+    within: tuple[Any, ...] = (..., *(slice(m) for m in span))
+    circle[within] = psf * scale
     dims = tuple(range(-len(span), 0))
     circle = circle.roll([-(n - 1) for n in size], dims)
     return torch.fft.fftn(circle, dim=dims).real

@@ -110,7 +110,7 @@ class IsmrmrdAcquisition(Acquisition):
         counts = [self._lines.count(place, self.matrix) > 0 for place in range(len(self.order))]
         if any((count != counts[0]).any() for count in counts[1:]):
             return None
-        measured = counts[0].any(0).T
+        measured = np.any(counts[0], axis=0).T
         mask = find_mask(torch.from_numpy(measured[None].astype(np.complex64)))
         return torch.ones(1, 1, self.shape[1], dtype=torch.bool) if mask is None else mask
 
@@ -195,7 +195,7 @@ def _check_slab(path: Path, lines: Lines, matrix: tuple[int, int, int]) -> None:
         raise ValueError(
             f"open_acquisition: {path} must hold one slab of partitions, it has {len(lines.slices)}; split it first"
         )
-    measured = lines.count(0, matrix).any(2)  # (partition, W)
+    measured = np.any(lines.count(0, matrix), axis=2)  # (partition, W)
     mask = find_mask(torch.from_numpy(measured[None].astype(np.complex64)))
     if mask is not None and mask.shape[1] > 1:
         raise ValueError(
