@@ -1,5 +1,6 @@
 """Registration and atlas building: a cohort in, its template and all transformations out."""
 
+from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.priors import (
@@ -41,6 +42,7 @@ __all__ = [
     "descend",
     "downsampled",
     "make_prior",
+    "polar",
     "predict_velocity",
     "read_affine",
     "read_displacement",
@@ -48,6 +50,7 @@ __all__ = [
     "register_prior",
     "regulariser",
     "velocity_step",
+    "without_mean",
     "write_affine",
     "write_composite",
     "write_displacement",
