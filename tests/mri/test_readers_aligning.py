@@ -58,6 +58,15 @@ def save(folder, volumes, affines=(AFFINE, AFFINE)):
     return folder
 
 
+def test_volumes_that_do_not_overlap_are_refused(tmp_path, cache):
+    away = AFFINE.copy()
+    away[0, 3] += 900
+    save(tmp_path, contrasts(np.eye(4)), (AFFINE, away))
+    with pytest.raises(ValueError, match=r"a-t1.nii must show what .*a-t2.nii shows, .* no voxel in common"):
+        pair_list(tmp_path, align="grid", per="volume")
+    assert not (cache / "aligned").exists()
+
+
 def error(image, truth):
     return float(np.abs(image - truth)[4:-4, 4:-4, 3:-3].mean())
 

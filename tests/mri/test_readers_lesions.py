@@ -163,6 +163,15 @@ def test_boxes_become_a_map_in_their_slices(tmp_path):
     assert "lesions" not in load(unknown), "with a table, maps are not read"
 
 
+def test_boxes_name_the_exam_also_where_the_case_has_its_reference_behind_it(tmp_path, caplog):
+    load = LoadLesionsd(boxes=boxes(tmp_path, "sub-01,2,3,1,4,2,7\n"))
+    entry = {"path": str(save(tmp_path / "sub-01_T2w.nii")), "case": "sub-01_t1", "guide_contrasts": ["t1"]}
+    assert load(entry)["lesions"].sum() == 7 * 8
+    with caplog.at_level(logging.INFO):
+        assert "lesions" not in load({**entry, "case": "sub-02_t1"})
+    assert "sub-02_t1 has no boxes: none names sub-02 or sub-01_T2w" in caplog.text
+
+
 def test_boxes_count_in_the_cropped_image(tmp_path):
     table = boxes(tmp_path, "a,0,0,0,2,3,1\n")
     entry = {"path": str(save(tmp_path / "a.nii")), "recon_size": torch.tensor((7, 4))}

@@ -282,6 +282,7 @@ def test_bad_subject_is_named_or_left_out(spoil, tmp_path, caplog):
         assert load_all(skip_bad=True) == ["IXI000", "IXI002"]
     (record,) = caplog.records
     assert record.getMessage().startswith("IXI001-Guys-801 is left out: ")
+    assert "skip_bad" not in record.getMessage(), "no advice that was followed"
 
 
 def test_when_all_are_bad_nothing_goes_on(tmp_path):
@@ -293,8 +294,17 @@ def test_when_all_are_bad_nothing_goes_on(tmp_path):
 def test_coils_of_two_sessions_do_not_pair(tmp_path):
     for name, n_coils in (("t2", 4), ("t1", 3)):
         np.save(tmp_path / f"{name}.npy", np.ones((n_coils, 8, 6), np.complex64))
-    with pytest.raises(ValueError, match=r"t1.npy must fit its target .*t2.npy: it has 3 coils, the target 4"):
+    with pytest.raises(
+        ValueError, match=r"t1.npy must fit its target .*t2.npy: it has 3 coils, the target 4"
+    ) as caught:
         pair_list(tmp_path / "t2.npy", guide_path=tmp_path / "t1.npy")
+    assert "skip_bad" not in str(caught.value), "nothing would be left"
+
+
+def test_tables_that_are_no_utf8_are_refused(tmp_path):
+    (tmp_path / "list.csv").write_bytes("t2,t1,case\na.nii,b.nii,Müller\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list.csv must be a table of UTF-8 text with commas"):
+        pair_list(tmp_path / "list.csv")
 
 
 def test_undersampled_references_are_refused(tmp_path):

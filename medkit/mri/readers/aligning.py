@@ -22,7 +22,7 @@ from medkit.workflow import atomic_path
 logger = logging.getLogger(__name__)
 
 MODES = ("none", "grid", "rigid")
-VERSION = 1  # of what is done: counted up by any change, so that no kept file outlives it
+VERSION = 2  # of what is done: counted up by any change, so that no kept file outlives it
 MIN_SLICES = 8
 SAMPLES = 300_000  # voxels that the mutual information is taken from at each scale
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -46,7 +46,7 @@ def aligned_guide(target: Acquisition, guide: Acquisition, mode: str) -> tuple[P
 
     Raises:
         ImportError: if SimpleITK is missing.
-        ValueError: if the target has fewer than 8 slices, or the registration fails.
+        ValueError: if the target has fewer than 8 slices, the registration fails, or the two do not overlap.
     """
     identity = [str(guide.path), *file_stamp(guide.path), str(target.path), *file_stamp(target.path), mode, VERSION]
     slice_axis = getattr(target, "slice_axis", 2)
@@ -110,6 +110,14 @@ def _registered(target: Acquisition, guide: Acquisition, mode: str) -> tuple[tor
                 "same head in one space, or pass align='grid'"
             ) from error
         matrix = np.array(motion.GetMatrix()).reshape(3, 3)
+    inside = sitk.Image(moving.GetSize(), sitk.sitkUInt8) + 1
+    inside.CopyInformation(moving)
+    covered = sitk.Resample(inside, fixed, motion, sitk.sitkNearestNeighbor, 0)
+    if not sitk.GetArrayViewFromImage(covered).any():
+        raise ValueError(
+            f"aligned_guide: {guide.path} must show what {target.path} shows, but by their geometry the two have no "
+            "voxel in common; mend the geometry of one of them, or take another file"
+        )
     moved = np.array(motion.TransformPoint(middle.tolist())) - middle
     angle = np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1, 1)))
     aligned = sitk.Resample(moving, fixed, motion, sitk.sitkBSpline, 0.0)

@@ -206,8 +206,13 @@ def _example(wanted: Sequence[str]) -> str:
 
 
 def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{NAME}: {path} must be a table of UTF-8 text with commas ({error}); save it again as such"
+        ) from error
     if not rows:
         raise ValueError(f"{NAME}: {path} must have a line of column names and one line for each exam, got no exam")
     return [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]

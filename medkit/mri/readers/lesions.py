@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from medkit.mri.readers.grids import pair_fault
 from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.loading import central_part, check_loader, opened_exam
 
+logger = logging.getLogger(__name__)
+
 
 class LoadLesionsd(MapTransform):
     """Load the map of lesions of a target: the same slices of the same grid.
@@ -27,7 +30,8 @@ class LoadLesionsd(MapTransform):
     the number in the file, 1 to 255. A sample without lesions passes unchanged. Not invertible.
 
     Instead of maps, ``boxes`` is a table with the columns ``file, slice, x, y, width, height, label`` in the style of
-    fastMRI+, with a line for each box. ``file`` is the case's name or that of its file, ``slice`` the slice in the
+    fastMRI+, with a line for each box. ``file`` is the case's name, with or
+    without the name of its one reference contrast behind it, or that of its file, ``slice`` the slice in the
     file, ``x`` the first column and ``y`` the first row of the box, counted from 0 in the image as it is reconstructed,
     cropped and stored: row 0 is at the top of the pictures of k-space, whose files tell no orientation. ``label`` is a
     number from 1 to 255, or a word, which the log numbers. Boxes of one label that touch, also from slice to slice, are
@@ -110,8 +114,13 @@ class LoadLesionsd(MapTransform):
     def _drawn(self, sample: Mapping[Hashable, Any], target: Acquisition) -> Tensor | None:
         """Map of the boxes of a sample; ``None`` if it has none."""
         case = str(sample.get(names.CASE, target.name))
-        boxes = (self.boxes or {}).get(case) or (self.boxes or {}).get(target.name)
+        guides = sample.get(names.GUIDE_CONTRASTS, ())
+        exam = case.removesuffix(f"_{guides[0]}") if len(guides) == 1 else case  # pair_list's each_guide
+        tables = self.boxes or {}
+        boxes = next((tables[name] for name in (case, exam, target.name) if name in tables), None)
         if boxes is None:
+            if names.I_SLICE not in sample:
+                logger.info("%s has no boxes: none names %s or %s", case, exam, target.name)
             return None
         is_cropped = self.crop_to_recon and names.RECON_SIZE in sample
         height, width = [int(n) for n in sample[names.RECON_SIZE]] if is_cropped else target.shape

@@ -231,9 +231,10 @@ def _good_entries(
 ) -> list[dict[str, Any]]:
     """Return the entries of examinations that are complete, fit and, with ``skip_bad``, can be read."""
     entries, n_bad = [], 0
+    remedy = "" if skip_bad or len(exams) == 1 else "; or pass skip_bad=True"
     for exam in tqdm(exams, desc="pairing", leave=False, disable=True if align == "none" else None):
         try:
-            entry = _checked_entry(exam, wanted, align, options, any_guide)
+            entry = _checked_entry(exam, wanted, align, options, any_guide, remedy)
             if skip_bad:
                 for path in (entry[names.PATH], *entry[names.GUIDE]):
                     read_through(path, tuple(options.values()))
@@ -256,7 +257,7 @@ def _one_for_each_guide(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _checked_entry(
-    exam: Exam, wanted: list[str], align: str, options: dict[str, Any], any_guide: bool
+    exam: Exam, wanted: list[str], align: str, options: dict[str, Any], any_guide: bool, remedy: str
 ) -> dict[str, Any]:
     missing = [word for word in wanted if word not in exam.files]
     if any_guide and wanted[0] not in missing and len(missing) < len(wanted) - 1:
@@ -266,13 +267,13 @@ def _checked_entry(
         there = ", ".join(str(file) for file in exam.files.values())
         raise ValueError(
             f"{NAME}: {exam.case!r} must have the contrasts {', '.join(wanted)}, it has no {', '.join(missing)} beside "
-            f"{there}; add it, or pass skip_bad=True"
+            f"{there}; add it{remedy}"
         )
     target = open_acquisition(exam.files[wanted[0]], **options)
     for word in wanted[1:]:
         fault = pair_fault(target, open_acquisition(exam.files[word], **options), align == "none")
         if fault is not None:
-            raise ValueError(f"{NAME}: {fault}; or pass skip_bad=True")
+            raise ValueError(f"{NAME}: {fault}{remedy}")
     if exam.lesions is not None and not exam.lesions.is_file():
         raise FileNotFoundError(f"{NAME}: the map of lesions of {exam.case!r} is not there: {exam.lesions}")
     return {
