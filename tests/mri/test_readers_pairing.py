@@ -323,6 +323,14 @@ def test_a_reference_on_another_grid_is_refused_when_it_is_loaded(tmp_path):
         LoadGuided()(sample)
 
 
+def test_a_reference_of_zeros_is_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4), np.float32), AFFINE), tmp_path / "b.nii")
+    sample = {"path": str(save(tmp_path / "a.nii")), "guide": str(tmp_path / "b.nii")}
+    with pytest.raises(ValueError, match=r"LoadGuided: .*b.nii holds nothing but zeros"):
+        LoadGuided()(sample)
+    assert not LoadGuided()({**sample, "i_slice": 0})["guide"].any()  # a slice of air is no fault
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -369,6 +377,7 @@ def test_sources_are_checked(tmp_path):
         ("a.json", '[{"t2": "a.nii", "case": "a"}, {"t2": "b.nii", "case": "a"}]', "'a' is there twice"),
         ("a.json", '{"training": [{"t2": "a-t2.nii"}], "later": [{"t2": "b-t2.nii"}]}', "'split' of 'b'"),
         ("a.csv", "t2,t1\n", "got no exam"),
+        ("a.csv", "t2,t1,case\na.nii,b.nii,../x\n", r"'case' must name files of results, .* got '\.\./x'"),
     ],
 )
 def test_tables_are_checked(name, content, words, tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medkit.mri.readers.folders import readable_files
+from medkit.mri.readers.folders import checked_case, readable_files
 from medkit.mri.readers.opening import file_stem
 from medkit.mri.readers.splits import SPLIT_WORDS, split_of_folder, subject_of
 
@@ -175,7 +175,7 @@ def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> li
             )
         first = next(iter(files.values()))
         parts = split_name(file_stem(first), wanted)
-        case = str(row.get("case") or (parts[0] if parts and parts[0] else file_stem(first)))
+        case = checked_case(NAME, str(row.get("case") or (parts[0] if parts and parts[0] else file_stem(first))), path)
         split = row.get("split") or None
         if split is not None and split not in SPLIT_WORDS:
             raise ValueError(

@@ -71,3 +71,16 @@ def existing_path(name: str, path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{name}: 'dataset_dir' must be a folder or a file, there is none at {path}")
     return path.resolve()
+
+
+def checked_case(function: str, case: str, source: Path) -> str:
+    """Return the name of a case, which becomes that of its results, so that they stay in their folder.
+
+    Raises:
+        ValueError: in the name of ``function``, if it leads to another folder.
+    """
+    if case in (".", "..") or "/" in case or "\\" in case:
+        raise ValueError(
+            f"{function}: 'case' must name files of results, so without / and \\, got {case!r} in {source}"
+        )
+    return case

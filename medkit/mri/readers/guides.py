@@ -39,7 +39,7 @@ class LoadGuided(MapTransform):
 
     Raises:
         ValueError: if ``keys`` are several; on a call, if a file cannot be read, does not lie on the grid of the
-            target, or is under-sampled.
+            target, or is under-sampled, or a volume holds nothing but zeros.
         FileNotFoundError: on a call, if there is no such file.
 
     Example:
@@ -84,6 +84,8 @@ class LoadGuided(MapTransform):
             mask = exam.mask_of(image) if exam.kind == KSPACE else None
         else:
             image, mask = exam.read_volume(*central_part(exam, self.n_slices)), exam.file_mask
+            if not bool(image.any()):
+                raise ValueError(f"LoadGuided: {exam.path} holds nothing but zeros; give another reference contrast")
         if exam.kind != KSPACE:
             return image
         if mask is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medkit.data import BrainCohort
 from medkit.data import keys as names
-from medkit.mri.readers.folders import existing_path, fitting_files, path_name, readable_files
+from medkit.mri.readers.folders import checked_case, existing_path, fitting_files, path_name, readable_files
 from medkit.mri.readers.opening import data_file, file_stem, file_suffix
 from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
 from medkit.mri.readers.splits import (
@@ -219,7 +219,7 @@ def _of_datalist(path: Path, split: str) -> list[dict[str, Any]]:
     found = [
         {
             names.PATH: str(file),
-            names.CASE: str(entry.get(names.CASE) or file_stem(file)),
+            names.CASE: checked_case(NAME, str(entry.get(names.CASE) or file_stem(file)), path),
             **({names.SUBJECT: str(entry[names.SUBJECT])} if entry.get(names.SUBJECT) else {}),
             **({} if lesions is None else {names.LESIONS: str(lesions)}),
         }
