@@ -39,7 +39,8 @@ def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[s
         allow: further top-level names.
 
     Raises:
-        ValueError: if a name is unknown, with the nearest known one, or a knob has a wrong value.
+        ValueError: if a name is unknown, with the nearest known one, a ``_target_`` that the configs do not have is not
+            found or does not take the arguments beside it, or a knob has a wrong value.
         FileNotFoundError: if a path that the user gave does not exist.
 
     Example:
@@ -56,8 +57,9 @@ def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[s
         ids = {workflow.init_id, workflow.run_id, workflow.final_id} if workflow is not None else set()
         allowed = {*allow, *ids, *_tracking_names(parser.config)}
         wrong = list(unknown_ids(parser.config, known, allowed, parser))
-        if wrong:
-            raise ValueError("check_overrides: " + "; ".join(_sentence(*each) for each in wrong))
+        sentences = [_sentence(*each) for each in wrong] or list(_unfit_targets(parser.config, known, parser))
+        if sentences:
+            raise ValueError("check_overrides: " + "; ".join(sentences))
     check_knobs(_values_to_check(parser, known))
 
 
@@ -157,6 +159,40 @@ def unknown_ids(
         if name not in known and name not in allowed and not name.startswith("_") and not referred(name):
             yield name, _nearest(name, {*known, *KNOBS, *allowed, *_COMMAND_NAMES})
         yield from inside(name, value, list(known.get(name, [])), True)
+
+
+def _unfit_targets(config: Mapping[str, Any], known: Mapping[str, list[Any]], parser: ConfigParser) -> Iterator[str]:
+    """Yield what is wrong with each ``_target_`` that stands in no config: not found, or with arguments of another."""
+    from pydoc import ErrorDuringImport, locate
+
+    def inside(id: str, value: dict[str, Any], versions: list[Any]) -> Iterator[str]:
+        versions = [version for version in versions if isinstance(version, dict)]
+        target = value.get("_target_")
+        known_targets = {version["_target_"] for version in versions if isinstance(version.get("_target_"), str)}
+        if known_targets and isinstance(target, str) and target not in known_targets and target[:1] not in "$@":
+            try:
+                found = locate(str(ConfigComponent(config=value, locator=parser.locator).resolve_module_name()))
+            except ErrorDuringImport:
+                found = None
+            taken = _arguments("", value, parser)
+            strange = sorted(name for name in value if not name.startswith("_") and taken and name not in taken)
+            if found is None:
+                yield (
+                    f"'{id}#_target_' must be a class or function that can be imported, there is no {target!r}; write "
+                    f"it in full, e.g. {min(known_targets)}"
+                )
+            elif strange and taken:
+                yield (
+                    f"{target} takes no {', '.join(map(repr, strange))}, which '{id}' has beside '_target_'; give "
+                    f"--{id} whole, \"{{'_target_': '{target}', ...}}\", with {', '.join(sorted(taken))}"
+                )
+        for name, item in value.items():
+            if isinstance(item, dict):
+                yield from inside(f"{id}#{name}", item, [version.get(name) for version in versions])
+
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from inside(name, value, list(known.get(name, [])))
 
 
 def _sentence(id: str, near: str | None) -> str:

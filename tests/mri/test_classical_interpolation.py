@@ -111,3 +111,9 @@ def test_raw_data_is_filled_near_the_truth(read, most, real_data):
     assert error(grappa(kspace * regular, regular)) < min(most, 0.5 * error(kspace * regular))
     random = RandomMask(24 / size[1], 2).set_random_state(0).draw(size)[None, None]
     assert error(grappa(kspace * random, random)) < error(kspace * random)
+
+
+def test_an_empty_centre_needs_a_ridge():
+    kspace = torch.zeros(1, 2, 24, 32, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"grappa: 'weight' must be above 0 for this k-space"):
+        grappa(kspace, every_second(), weight=0.0)

@@ -193,3 +193,19 @@ def test_raw_data_gets_the_maps_of_sigpy(read, real_data):
         return float(torch.linalg.vector_norm(coils - maps * sense_combine(coils, maps)))
 
     assert left(ours) <= left(theirs) * (1 + 1e-4)
+
+
+def test_maps_that_leave_out_much_of_the_signal_are_warned_of(real_data, caplog):
+    kspace = read_eight_coils(real_data)
+    for n_lines, is_warned in ((8, True), (24, False)):
+        caplog.clear()
+        mask = torch.zeros(1, 1, kspace.shape[-1])
+        mask[..., (kspace.shape[-1] - n_lines + 1) // 2 :][..., :n_lines] = 1
+        SensitivityMapsd("espirit")({"case": "a", "measured": kspace[0] * mask, "mask": mask})
+        assert ("maps of a are 0 where" in caplog.text) is is_warned
+
+
+def test_an_exam_without_a_centre_is_named():
+    kspace, mask = make_scan()[0][0], torch.zeros(1, 1, 40)
+    with pytest.raises(ValueError, match=r"no maps of scan_7: estimate_sens_maps: 'mask' must"):
+        SensitivityMapsd()({"case": "scan_7", "measured": kspace, "mask": mask})

@@ -133,6 +133,7 @@ def test_peer_gets_the_same_samples():
         (lambda y, k, s: noncartesian_cg_sense(y, k, s, weight=-1), "'weight' must be at least 0"),
         (lambda y, k, s: noncartesian_cg_sense(y, k, s, n_iterations=0), "'n_iterations' must be at least 1"),
         (lambda y, k, s: noncartesian_cg_sense(y * float("nan"), k, s), "'kspace' must be finite"),
+        (lambda y, k, s: noncartesian_cg_sense(y, k, s * float("nan")), "'sens_maps' must be finite"),
         (lambda y, k, s: noncartesian_cg_sense(y.real, k, s), "'kspace' must be complex"),
         (lambda y, k, s: noncartesian_cg_sense(y[..., 1:], k, s), "one value for each of the 40"),
         (lambda y, k, s: noncartesian_cg_sense(y[:, 1:], k, s), "'sens_maps' must be complex"),

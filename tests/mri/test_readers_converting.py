@@ -205,3 +205,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="there already"):
         main(words)
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_what_is_no_regular_expression_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", noise(1, 2, 8, 8))
+    with pytest.raises(ValueError, match=r"'repetitions' must be a regular expression such as"):
+        convert_acquisitions(tmp_path / "a.npy", tmp_path / "fast", repetitions=r"(\d")
+    with pytest.raises(FileNotFoundError, match=r"'source' must be a folder or a file"):
+        convert_acquisitions(tmp_path / "gone", tmp_path / "fast")

@@ -165,3 +165,11 @@ def test_torchrun_ends_in_one_line_too(bundle: Path) -> None:
     assert done.returncode != 0
     assert "medkit: error (rank " in done.stderr
     assert "unknown option 'train#trainer#max_epoch': did you mean 'train#trainer#max_epochs'?" in done.stderr
+
+
+def test_a_target_that_is_not_there_or_takes_other_arguments_is_refused(bundle: Path) -> None:
+    message = refusal(bundle, **{"network_def#_target_": "torch.nn.Lineer"})
+    assert "'network_def#_target_' must be a class or function that can be imported, there is no" in message
+    message = refusal(bundle, **{"network_def#_target_": "torch.nn.ReLU"})
+    assert "torch.nn.ReLU takes no 'in_features'" in message
+    assert "give --network_def whole" in message

@@ -49,11 +49,21 @@ def _fill(kspace: Tensor, mask: Tensor, grams: Tensor, kernel: tuple[int, int], 
         strength = torch.where(strength > 0, strength, 1 / max(weight, 1e-12))
         ridge = (weight * strength)[:, None, None] * torch.eye(len(source), dtype=normal.dtype, device=normal.device)
         # Rows of the Gram matrix are p_a conj(p_b): targets = weights @ sources gives weights = G_ts G_ss^-1.
-        weights = torch.linalg.solve(normal + ridge, grams[:, target[:, None], source], left=False).to(kspace.dtype)
+        weights = _solved(normal + ridge, grams[:, target[:, None], source]).to(kspace.dtype)
         offset = (near // kernel[1]) * stride + near % kernel[1]
         neighbours = padded[:, :, (row * stride + column) + offset[:, None]]
         filled[:, :, row, column] = weights @ neighbours.reshape(batch, len(source), -1)
     return filled
+
+
+def _solved(normal: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return torch.linalg.solve(normal, targets, left=False)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(
+            "grappa: 'weight' must be above 0 for this k-space, whose centre is empty, has coils that are copies of "
+            "others, or fewer patches than the kernel has weights"
+        ) from error
 
 
 @torch.no_grad()
@@ -84,7 +94,7 @@ def grappa(
 
     Raises:
         ValueError: if the shapes do not fit, a value is out of its range or not finite, or the fully sampled centre is
-            smaller than the kernel.
+            smaller than the kernel, or cannot be fitted with ``weight`` 0.
 
     Example:
         >>> mask = (torch.arange(32) % 2 == 0) | ((torch.arange(32) - 16).abs() < 6)

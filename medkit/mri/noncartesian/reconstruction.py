@@ -61,6 +61,8 @@ def noncartesian_cg_sense(
     operator = NonCartesianOperator(trajectory, sens_maps, density_weights, size)
     if not bool(torch.isfinite(torch.view_as_real(kspace.detach())).all() if kspace.is_complex() else True):
         raise ValueError(f"{name}: 'kspace' must be finite, got infinite or undefined samples")
+    if sens_maps is not None and not bool(torch.isfinite(torch.view_as_real(sens_maps.detach())).all()):
+        raise ValueError(f"{name}: 'sens_maps' must be finite, got infinite or undefined values; set them to 0")
     gridded = operator.adjoint(kspace)
 
     def system(direction: Tensor) -> Tensor:

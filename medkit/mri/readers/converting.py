@@ -69,16 +69,23 @@ def convert_acquisitions(
 
     Raises:
         FileNotFoundError: if ``source`` does not exist.
-        ValueError: if ``dest`` is a file or lies in ``source``, an exam cannot be read, holds no k-space or differs
-            from its repetitions, another file is in the way, or all exams are bad.
+        ValueError: if ``dest`` is a file or lies in ``source``, ``repetitions`` is no regular expression, an exam
+            cannot be read, holds no k-space or differs from its repetitions, another file is in the way, or all exams
+            are bad.
 
     Example:
         >>> convert_acquisitions("scans", "fast")
         [PosixPath('fast/file1000001.h5')]
     """
-    root, folder = existing_path(NAME, Path(source)), Path(dest).expanduser().resolve()
+    root, folder = existing_path(NAME, Path(source), "source"), Path(dest).expanduser().resolve()
     if folder.is_file() or (root.is_dir() and folder.is_relative_to(root)):
         raise ValueError(f"{NAME}: 'dest' must be a folder outside of {root}, got {folder}")
+    try:
+        re.compile(repetitions or "")
+    except re.error as error:
+        raise ValueError(
+            rf"{NAME}: 'repetitions' must be a regular expression such as '\d\d$', got {repetitions!r}: {error}"
+        ) from error
     groups = _targets(root, folder, acquisition_list(root, "all", per="volume", pattern=pattern), repetitions)
     options: dict[str, Any] = dict(key=key, axes=joined_axes(axes), domain=domain, centred=centred)
     done, n_bad = [], 0

@@ -65,11 +65,11 @@ def path_name(root: Path, file: Path) -> str:
     return "-".join((*file.relative_to(root).parts[:-1], file_stem(file)))
 
 
-def existing_path(name: str, path: Path) -> Path:
+def existing_path(name: str, path: Path, argument: str = "dataset_dir") -> Path:
     """Return a folder or file as an absolute path; raise ``FileNotFoundError`` if there is none."""
     path = path.expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"{name}: 'dataset_dir' must be a folder or a file, there is none at {path}")
+        raise FileNotFoundError(f"{name}: '{argument}' must be a folder or a file, there is none at {path}")
     return path.resolve()
 
 

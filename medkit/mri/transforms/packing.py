@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -27,6 +28,10 @@ from medkit.mri.physics import sense_adjoint
 from medkit.mri.transforms.layout import checked_complex, plain, slices_first, slices_last
 from medkit.ops import centered_ifft
 
+logger = logging.getLogger(__name__)
+
+MAX_LOST = 0.05  # part of the signal's energy that maps may leave out without a warning
+
 
 class SensitivityMapsd(Transform):
     """Estimate coil sensitivities from the fully sampled centre of what was measured, slice by slice.
@@ -36,8 +41,9 @@ class SensitivityMapsd(Transform):
 
     Args:
         mode: ``"estimate"``, see :func:`estimate_sens_maps`; ``"espirit"``, see :func:`espirit_maps`, one set, ones for
-            one coil; ``"none"``: no maps, for data of one coil, so that ``image`` has no channels for them;
-            ``"auto"``: none for one coil, unless ``n_coils_out`` is given, otherwise estimated.
+            one coil, with a warning where they leave out much of the signal; ``"none"``: no maps, for data of one
+            coil, so that ``image`` has no channels for them; ``"auto"``: none for one coil, unless ``n_coils_out`` is
+            given, otherwise estimated.
         n_coils_out: give every sample so many coils, so that samples of different scanners form a batch: missing coils
             are added to ``measured``, ``kspace`` and ``sens_maps`` as zeros. ``None``: leave them as they are.
         n_calibration: use at most so many central lines; ``None``: all that the mask samples, in mode ``"espirit"`` 24
@@ -80,7 +86,14 @@ class SensitivityMapsd(Transform):
                 raise ValueError(f"SensitivityMapsd: mode 'none' is for one coil, got {n_coils}; use 'estimate'")
             return d
         if names.SENS_MAPS not in d:
-            maps = self._estimated(slices_first(measured), slices_first(plain(d[names.MASK])))
+            exam = f" of {d[names.PATH]}" if names.PATH in d else f" of {d[names.CASE]}" if names.CASE in d else ""
+            slices = slices_first(measured)
+            try:
+                maps = self._estimated(slices, slices_first(plain(d[names.MASK])))
+            except ValueError as error:
+                raise ValueError(f"SensitivityMapsd: no maps{exam}: {error}") from error
+            if self.mode == "espirit" and n_coils > 1:
+                _warn_of_holes(exam, slices, maps)
             d[names.SENS_MAPS] = slices_last(maps, measured.ndim == 4)
         if self.n_coils_out is not None:
             if n_coils > self.n_coils_out:
@@ -102,6 +115,19 @@ class SensitivityMapsd(Transform):
             sets, _ = espirit_maps(measured, mask, 24 if self.n_calibration is None else self.n_calibration)
             maps = sets[:, 0]
         return with_object_phase(maps, measured, mask, self.n_calibration) if self.object_phase else maps
+
+
+def _warn_of_holes(exam: str, measured: Tensor, maps: Tensor) -> None:
+    """Warn where ESPIRiT's maps are 0 at much of the signal, which the combined image, and the reference, then lack."""
+    energy = centered_ifft(measured).abs().square().sum(1)
+    lost = float(energy[~maps.any(1)].sum() / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny))
+    if lost > MAX_LOST:
+        logger.warning(
+            "The ESPIRiT maps%s are 0 where %.0f %% of the signal lies, which images and reference then lack: its "
+            "fully sampled centre is too small or noisy; sample more of it (center_fractions), or take 'estimate'",
+            exam,
+            100 * lost,
+        )
 
 
 class CoilCombined(Transform):
