@@ -39,8 +39,8 @@ def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[s
         allow: further top-level names.
 
     Raises:
-        ValueError: if a name is unknown, with the nearest known one, a ``_target_`` that the configs do not have is not
-            found or does not take the arguments beside it, or a knob has a wrong value.
+        ValueError: if a name is unknown, with the nearest known one, a ``_target_`` in another's place is not found or
+            does not take the arguments beside it, or a knob has a wrong value.
         FileNotFoundError: if a path that the user gave does not exist.
 
     Example:
@@ -162,14 +162,15 @@ def unknown_ids(
 
 
 def _unfit_targets(config: Mapping[str, Any], known: Mapping[str, list[Any]], parser: ConfigParser) -> Iterator[str]:
-    """Yield what is wrong with each ``_target_`` that stands in no config: not found, or with arguments of another."""
+    """Yield what is wrong with each ``_target_`` that took another's place: not found, or with arguments of that."""
     from pydoc import ErrorDuringImport, locate
 
     def inside(id: str, value: dict[str, Any], versions: list[Any]) -> Iterator[str]:
         versions = [version for version in versions if isinstance(version, dict)]
         target = value.get("_target_")
         known_targets = {version["_target_"] for version in versions if isinstance(version.get("_target_"), str)}
-        if known_targets and isinstance(target, str) and target not in known_targets and target[:1] not in "$@":
+        # Where the configs have one target alone, the names beside it were compared with its arguments already.
+        if known_targets - {target} and isinstance(target, str) and target[:1] not in "$@":
             try:
                 found = locate(str(ConfigComponent(config=value, locator=parser.locator).resolve_module_name()))
             except ErrorDuringImport:
@@ -184,7 +185,8 @@ def _unfit_targets(config: Mapping[str, Any], known: Mapping[str, list[Any]], pa
             elif strange and taken:
                 yield (
                     f"{target} takes no {', '.join(map(repr, strange))}, which '{id}' has beside '_target_'; give "
-                    f"--{id} whole, \"{{'_target_': '{target}', ...}}\", with {', '.join(sorted(taken))}"
+                    f"--{id} whole, \"{{'_target_': '{target}', ...}}\", with {', '.join(sorted(taken))}; or name the "
+                    "config with that target last"
                 )
         for name, item in value.items():
             if isinstance(item, dict):
