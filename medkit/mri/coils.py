@@ -88,7 +88,8 @@ def _calibration_window(mask: Tensor | None, kspace: Tensor, n_calibration: int 
         if not suffices(size, full):
             raise ValueError(
                 f"estimate_sens_maps: 'mask' must sample a centre of at least {MIN_CALIBRATION} lines fully, sample "
-                f"{i} has {min(size)}; raise the mask's center_fractions or bring sensitivity maps"
+                f"{i} has {min(size)}; raise the mask's center_fractions or, where the scanner sampled so, give "
+                "'sens_maps'"
             )
         rows, columns = (_taper(n, part, kspace.device) for n, part in zip(full, size, strict=True))
         windows.append(rows[:, None] * columns[None, :])

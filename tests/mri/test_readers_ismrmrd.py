@@ -310,7 +310,7 @@ def test_readouts_take_no_axes(tmp_path, kspace, options):
         open_acquisition(path, **options)
 
 
-def test_bad_samples_are_refused(tmp_path, kspace):
+def test_bad_samples_are_refused(tmp_path, kspace, caplog):
     kspace[1, 0, 3, 4] = np.nan
     noise = [line(np.full((2, 8), np.inf), flags=NOISE)]
     exam = open_acquisition(write(tmp_path / "a.h5", noise + all_lines(kspace), header(MATRIX)))
@@ -327,6 +327,12 @@ def test_bad_samples_are_refused(tmp_path, kspace):
     exam = open_acquisition(write(tmp_path / "c.h5", noise + all_lines(kspace[:1]), header(MATRIX)))
     with pytest.raises(ValueError, match=r"the noise scan of .*c.h5 must have the 2 coils of its k-space, it has 3"):
         exam.read_noise()
+    with caplog.at_level("WARNING"):
+        sample = LoadAcquisitiond()({"path": str(tmp_path / "c.h5"), "i_slice": 0})
+    assert "c.h5 goes on without its noise scan" in caplog.text
+    assert "noise" not in sample
+    with pytest.raises(ValueError, match="noise"):
+        PrewhitenKspaced()(sample)
 
 
 def test_damaged_files_say_so(tmp_path, kspace):

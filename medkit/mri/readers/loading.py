@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from medkit.mri.readers.caching import EXAMS
 from medkit.mri.readers.ismrmrd_header import recon_size
 from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.opening import open_acquisition
+
+logger = logging.getLogger(__name__)
 
 
 class LoadAcquisitiond(MapTransform):
@@ -101,7 +104,12 @@ class LoadAcquisitiond(MapTransform):
                 d[names.RECON_SIZE] = torch.tensor(size)
             if mask is not None:
                 d[names.MASK] = mask.clone()
-            noise = exam.read_noise()
+            try:
+                noise = exam.read_noise()
+            except ValueError as error:
+                # Only prewhitening needs it, and says so where it is missing.
+                logger.warning("%s goes on without its noise scan: %s", exam.path, error)
+                noise = None
             if noise is not None:
                 d[names.NOISE] = noise
         return d
