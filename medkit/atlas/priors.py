@@ -21,6 +21,8 @@ Kind = Literal["svf", "ddf", "momentum", "affine"]
 KINDS = ("svf", "ddf", "momentum", "affine")
 # A prediction that moves a point further than the whole grid is no prediction.
 MAX_GRID_SHARE = 1.0
+# What foreign code raises when it fails on its input; the build goes on without it.
+FAILURES = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def predict_velocity(
         out = prior.predict(fixed, moving.clone(), spacing=spacing, attributes=attributes)
         if spec.antisymmetric and spec.kind in ("svf", "momentum"):
             out = 0.5 * (out - prior.predict(moving.clone(), fixed.clone(), spacing=spacing, attributes=attributes))
-    except Exception as error:  # whatever foreign code raises, the build goes on without it
+    except FAILURES as error:
         logger.warning("%s: the prior failed and is left out: %s: %s", name, type(error).__name__, error)
         return None
     wanted = (1, spec.spatial_dims, *fixed.shape[2:])

@@ -107,7 +107,9 @@ def takes_coil_images(config: Path) -> bool:
 def network(config: Path, weights: Path, device: str) -> Method:
     """Return the network of a config with its weights, from a measured sample to the magnitude of its image."""
     with_coils = PackReconstructiond(coil_images=True) if takes_coil_images(config) else None
-    net = packed_network(config, weights).to(device=device, memory_format=torch.channels_last)
+    net = packed_network(config, weights).to(device)
+    if with_coils is None:  # MONAI's VarNet has buffers of five axes, which that format refuses
+        net = net.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def reconstruct(sample: Sample) -> Tensor:

@@ -183,13 +183,11 @@ def test_a_share_of_the_references_is_of_other_subjects(tmp_path, share):
     right = pair_list(ixi(tmp_path), **options)
     wrong = pair_list(tmp_path, mispaired=share, **options)
     assert len(wrong) == len(right) == 24
-    swapped = []
-    for a, b in zip(right, wrong, strict=True):
-        assert {**a, "guide": None} == {**b, "guide": None}
-        if a["guide"] != b["guide"]:
-            swapped.append(b)
-            assert b["subject"] not in b["guide"][0]
-            assert b["guide"][0].endswith(f"-{b['guide_contrasts'][0].upper()}.nii.gz")
+    assert [{**a, "guide": None} for a in right] == [{**b, "guide": None} for b in wrong]
+    swapped = [b for a, b in zip(right, wrong, strict=True) if a["guide"] != b["guide"]]
+    for b in swapped:
+        assert b["subject"] not in b["guide"][0]
+        assert b["guide"][0].endswith(f"-{b['guide_contrasts'][0].upper()}.nii.gz")
     assert len(swapped) == share * 24
     assert pair_list(tmp_path, mispaired=share, **options) == wrong
     assert pair_list(tmp_path, mispaired=share, seed=1, **options) != wrong

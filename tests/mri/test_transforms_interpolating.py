@@ -29,9 +29,7 @@ def exam(n_slices=None):
 
 
 def packed(sample, mask=REGULAR, **options):
-    steps = chain(mask)
-    steps[0].set_random_state(0)
-    before = Compose(steps)(sample)
+    before = Compose(chain(mask)).set_random_state(0)(sample)
     return before, Grappad(**options)(before)
 
 

@@ -73,7 +73,6 @@ def test_name_near_nothing_is_refused(bundle: Path) -> None:
         {"network_def": {"_target_": "torch.nn.LazyLinear", "out_features": 1}},
         {"train#handlers": [{"_target_": "StatsHandler", "tag_name": "loss"}]},
         {"run_id": "train_it", "train_it": ["$print('x')"]},
-        {"train#dataset": {"_target_": "no.such.Thing", "x": 1}},  # for MONAI to tell, when it is used
     ],
 )
 def test_valid_overrides_pass(bundle: Path, overrides: dict[str, Any]) -> None:
