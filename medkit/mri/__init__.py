@@ -35,7 +35,7 @@ from medkit.mri.data_consistency import (
     hard_data_consistency,
     soft_data_consistency,
 )
-from medkit.mri.engine import PreviewReconstructions, SaveMultiContrast, SaveReconstructions, write_nifti
+from medkit.mri.engine import PreviewReconstructions, SaveMultiContrast, SaveReconstructions
 from medkit.mri.espirit import espirit_maps
 from medkit.mri.features import FeatureExtractor, GradientFeatures, PerceptualFeatures, VGGFeatures
 from medkit.mri.figures import draw_reconstructions
@@ -275,5 +275,4 @@ __all__ = [
     "wavelet_adjoint",
     "wavelet_forward",
     "with_object_phase",
-    "write_nifti",
 ]

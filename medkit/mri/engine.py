@@ -44,7 +44,7 @@ from medkit.mri.regions import REFERENCE_ROW, Region, find_regions, region_metri
 from medkit.mri.slicewise import slice_metrics
 from medkit.mri.views import View, view_of_region
 from medkit.ops import center_crop
-from medkit.workflow import atomic_path, write_metrics
+from medkit.workflow import write_metrics, write_nifti
 
 logger = logging.getLogger(__name__)
 
@@ -313,43 +313,6 @@ class PreviewReconstructions:
                 title=f"{sample.get(CASE, '')}, epoch {epoch}",
                 affine=np.asarray(sample.get(AFFINE, np.eye(4))),
             )
-
-
-def write_nifti(path: str | os.PathLike[str], image: Tensor, affine: np.ndarray, space_code: int = 1) -> None:
-    """Write a volume as float32 NIfTI, atomically.
-
-    Args:
-        path: file to write, ``.nii`` or ``.nii.gz``.
-        image: real, ``(H, W)`` or ``(H, W, S)``.
-        affine: ``(4, 4)``, voxel indices to RAS mm.
-        space_code: NIfTI's code of the space that ``affine`` leads to, 1 scanner to 5 another template; 0: the
-            orientation is unknown, and of ``affine`` only the voxel spacing is written.
-
-    Raises:
-        ValueError: if the image is complex or has another number of axes, or there is no such code.
-
-    Example:
-        >>> write_nifti("a.nii.gz", torch.zeros(4, 4, 2), np.eye(4))
-    """
-    import nibabel
-    from nibabel.affines import voxel_sizes
-
-    if image.is_complex() or image.ndim not in (2, 3):
-        raise ValueError(
-            f"write_nifti: 'image' must be real (H, W) or (H, W, S), got {image.dtype} {tuple(image.shape)}"
-        )
-    if space_code not in range(6):
-        raise ValueError(f"write_nifti: 'space_code' must be 0 to 5, got {space_code}")
-    array = image.detach().cpu().to(torch.float32).numpy()
-    file = nibabel.Nifti1Image(array if array.ndim == 3 else array[..., None], None)
-    if space_code:
-        file.set_qform(affine, code=space_code)
-        file.set_sform(affine, code=space_code)
-    else:
-        file.header.set_zooms(voxel_sizes(affine))
-    file.header.set_xyzt_units("mm")
-    with atomic_path(Path(path)) as temporary:
-        nibabel.save(file, temporary)
 
 
 def _slices_first(volume: Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ from medkit.workflow.atomic import atomic_path
 from medkit.workflow.averaging import WeightAverage
 from medkit.workflow.doors import report_errors_in_one_line, user_message
 from medkit.workflow.knobs import check_knobs
+from medkit.workflow.nifti import write_nifti
 from medkit.workflow.overrides import check_overrides
 from medkit.workflow.progress import ProgressBar, is_shown
 from medkit.workflow.records import MetricsWriter, save_config_copy, write_metrics
@@ -31,4 +32,5 @@ __all__ = [
     "user_message",
     "verify_bundle",
     "write_metrics",
+    "write_nifti",
 ]

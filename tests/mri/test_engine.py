@@ -24,8 +24,8 @@ from medkit.mri import (
     nmse,
     psnr,
     ssim,
-    write_nifti,
 )
+from medkit.workflow import write_nifti
 
 OBLIQUE = np.array([[0.0, 0.9, 0.6, -80.0], [-1.2, 0.0, 0.0, 95.0], [0.0, -0.3, 1.8, -20.0], [0.0, 0.0, 0.0, 1.0]])
 BRIGHTEST = 1
@@ -346,6 +346,14 @@ def test_nifti_says_its_geometry_twice_and_keeps_a_mirrored_one(tmp_path):
     for affine, code in (header.get_qform(coded=True), header.get_sform(coded=True)):
         assert code == 1
         np.testing.assert_allclose(affine, mirrored, atol=1e-5)
+
+
+def test_nifti_of_labels_keeps_their_type(tmp_path):
+    labels = torch.arange(24, dtype=torch.int16).reshape(2, 3, 4)
+    write_nifti(tmp_path / "a.nii", labels, OBLIQUE)
+    stored = nibabel.load(tmp_path / "a.nii")
+    assert stored.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), labels.numpy())
 
 
 def test_nifti_of_unknown_orientation_tells_its_spacing_alone(tmp_path, drawn):

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from medkit.data import keys as names
-from medkit.mri.engine import write_nifti
 from medkit.mri.readers.acquisition import Acquisition
 from medkit.mri.readers.caching import file_stamp
 from medkit.mri.readers.opening import open_acquisition
-from medkit.workflow import atomic_path
+from medkit.workflow import atomic_path, write_nifti
 
 logger = logging.getLogger(__name__)
 
