@@ -2,6 +2,7 @@
 
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.descent import Descent, descend, regulariser
+from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.priors import (
     IdentityPrior,
@@ -26,6 +27,7 @@ from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
     "Descent",
+    "Frame",
     "GeodesicShooting",
     "Grid",
     "IdentityPrior",
@@ -38,6 +40,7 @@ __all__ = [
     "StationaryVelocity",
     "TemplateSums",
     "Transformation",
+    "common_frame",
     "data_term",
     "descend",
     "downsampled",
@@ -49,6 +52,7 @@ __all__ = [
     "register_pair",
     "register_prior",
     "regulariser",
+    "resampled",
     "velocity_step",
     "without_mean",
     "write_affine",
