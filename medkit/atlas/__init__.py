@@ -14,7 +14,9 @@ from medkit.atlas.priors import (
 )
 from medkit.atlas.pyramid import Grid, downsampled
 from medkit.atlas.registration import PairEnergy, Registration, RegistrationModel, register_pair, velocity_step
+from medkit.atlas.result import AtlasFolder, Member
 from medkit.atlas.shooting import GeodesicShooting
+from medkit.atlas.subjects import AtlasSubject, list_subjects
 from medkit.atlas.template import TemplateSums, data_term
 from medkit.atlas.transform_files import (
     read_affine,
@@ -26,11 +28,14 @@ from medkit.atlas.transform_files import (
 from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
+    "AtlasFolder",
+    "AtlasSubject",
     "Descent",
     "Frame",
     "GeodesicShooting",
     "Grid",
     "IdentityPrior",
+    "Member",
     "PairEnergy",
     "PriorSpec",
     "Registration",
@@ -44,6 +49,7 @@ __all__ = [
     "data_term",
     "descend",
     "downsampled",
+    "list_subjects",
     "make_prior",
     "polar",
     "predict_velocity",

@@ -1,0 +1,218 @@
+"""The subjects of an atlas: their files, found by pattern, by list or by table, and matched by name."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SUFFIXES = (".nii.gz", ".nii")
+LISTS = (".json", ".csv", ".tsv")
+NAMES = ("name", "subject", "case")
+PARTS = ("mask", "weight", "labels")
+NOT_CONTRASTS = (*NAMES, *PARTS, "split")
+SEPARATORS = "_-. "
+
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class AtlasSubject:
+    """Files of one subject.
+
+    Args:
+        name: what its results are called.
+        images: path of each contrast it has.
+        mask: path of what is kept of its images, such as the brain; all else becomes background. ``None``: everything.
+        weight: path of how much each voxel counts, 0 to 1: 0 where a lesion or a hole should not count. ``None``: 1.
+        labels: path of its label map; ``None``: none.
+        attributes: numbers that belong to it, such as its age.
+    """
+
+    name: str
+    images: Mapping[str, str]
+    mask: str | None = None
+    weight: str | None = None
+    labels: str | None = None
+    attributes: Mapping[str, float] = field(default_factory=dict)
+
+
+def list_subjects(
+    images: Files | Mapping[str, Files],
+    masks: Files | None = None,
+    weights: Files | None = None,
+    labels: Files | None = None,
+    covariates: str | os.PathLike[str] | None = None,
+) -> list[AtlasSubject]:
+    """Find the subjects of an atlas.
+
+    Files of different kinds belong together by their names: what all files of a kind end with is taken off, so that
+    ``a_T1.nii.gz`` and ``b_T1.nii.gz`` are the subjects ``a`` and ``b``, and ``a_brain_mask.nii.gz`` is a mask of
+    ``a``.
+
+    Args:
+        images: pattern such as ``dir/*.nii.gz``, folder, list of paths, or for each contrast one of these, and then a
+            subject may lack some; or a ``.json``, ``.csv`` or ``.tsv`` file with one row for each subject: ``name``,
+            one column for each contrast, and where there are ``mask``, ``weight``, ``labels``; columns of numbers are
+            attributes.
+        masks: pattern, folder or list of masks of what is kept, such as brains.
+        weights: pattern, folder or list of how much each voxel counts.
+        labels: pattern, folder or list of label maps.
+        covariates: ``.csv`` or ``.tsv`` file with a column ``name`` and columns of numbers.
+
+    Returns:
+        The subjects, in the order of their names.
+
+    Raises:
+        ValueError: if nothing is found, names are not unique, or files cannot be matched.
+
+    Example:
+        >>> [subject.name for subject in list_subjects("brains/*_T1.nii.gz", labels="brains/*_seg.nii.gz")]
+        ['1000', '1001']
+    """
+    if isinstance(images, (str, os.PathLike)) and str(images).lower().endswith(LISTS):
+        subjects = _listed(Path(images))
+    else:
+        kinds = images if isinstance(images, Mapping) else {"image": images}
+        found = {contrast: _named(files, contrast) for contrast, files in kinds.items()}
+        names = sorted(set().union(*found.values()))
+        subjects = [AtlasSubject(n, {c: paths[n] for c, paths in found.items() if n in paths}) for n in names]
+    for kind, files in zip(PARTS, (masks, weights, labels), strict=True):
+        if files is not None:
+            paths = _named(files, kind)
+            _check_known(kind, paths, subjects)
+            subjects = [_with(s, **{kind: paths.get(s.name, getattr(s, kind))}) for s in subjects]
+    if covariates is not None:
+        rows = {_row_name(row, Path(covariates)): row for row in _rows(Path(covariates))}
+        _check_known("covariates", rows, subjects)
+        subjects = [_with(s, attributes={**s.attributes, **_numbers(rows.get(s.name, {}))}) for s in subjects]
+    return sorted(subjects, key=lambda s: s.name)
+
+
+def _with(subject: AtlasSubject, **changes: object) -> AtlasSubject:
+    return AtlasSubject(**{**subject.__dict__, **changes})
+
+
+def _check_known(kind: str, found: Mapping[str, object], subjects: Sequence[AtlasSubject]) -> None:
+    names = {subject.name for subject in subjects}
+    if not names & set(found):
+        raise ValueError(
+            f"list_subjects: {kind} must be named like the images, such as {sorted(names)[0]!r}; found are "
+            f"{', '.join(map(repr, sorted(found)[:3]))}"
+        )
+
+
+def _paths(files: Files, kind: str) -> list[str]:
+    """Files of a pattern, a folder or a list."""
+    if isinstance(files, (str, os.PathLike)):
+        folder = Path(files)
+        found = [str(path) for path in folder.iterdir()] if folder.is_dir() else glob.glob(str(files))  # noqa: PTH207
+        paths = [path for path in sorted(found) if path.lower().endswith(SUFFIXES)]
+        if not paths:
+            raise ValueError(f"list_subjects: no NIfTI file (.nii, .nii.gz) is there for {kind!r}: {files}")
+        return paths
+    paths = [os.fspath(path) for path in files]
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing or not paths:
+        raise ValueError(f"list_subjects: {kind!r} must be files that exist, {missing[:1] or 'none was given'} is not")
+    return paths
+
+
+def _stem(path: str) -> str:
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    raise ValueError(f"list_subjects: {path} must be a NIfTI file (.nii, .nii.gz)")
+
+
+def _named(files: Files, kind: str) -> dict[str, str]:
+    """Path of each subject: what all names end with is taken off, from a separator on."""
+    paths = _paths(files, kind)
+    stems = [_stem(path) for path in paths]
+    n_shared = 0
+    while (
+        len(stems) > 1 and len({stem[-n_shared - 1 :] for stem in stems}) == 1 and n_shared < len(min(stems, key=len))
+    ):
+        n_shared += 1
+    ending = stems[0][len(stems[0]) - n_shared :]
+    cut = n_shared - next((i for i, letter in enumerate(ending) if letter in SEPARATORS), n_shared)
+    names = [stem[: len(stem) - cut] for stem in stems]
+    named: dict[str, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        if not name or name in named:
+            raise ValueError(
+                f"list_subjects: each file of {kind!r} must have a name of its own, {path} and {named.get(name)} share "
+                f"{name!r}; give a list with names (.json, .csv)"
+            )
+        named[name] = str(Path(path).absolute())
+    return named
+
+
+def _rows(path: Path) -> list[dict[str, object]]:
+    """Rows of a table or of a JSON list."""
+    if not path.is_file():
+        raise ValueError(f"list_subjects: there is no file {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            rows = json.loads(text)
+            rows = rows.get("training", rows.get("images", rows)) if isinstance(rows, dict) else rows
+        else:
+            rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"list_subjects: {path} must be a readable table or JSON list: {error}") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"list_subjects: {path} must hold one row for each subject, with names of columns")
+    return rows
+
+
+def _row_name(row: Mapping[str, object], path: Path) -> str:
+    name = next((row[key] for key in NAMES if row.get(key)), None)
+    if name is None or not re.fullmatch(r"[\w.+@-]+", str(name)):
+        raise ValueError(
+            f"list_subjects: each row of {path} must have a 'name' of letters, digits and _ . + @ -, got {name!r}"
+        )
+    return str(name)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numbers(row: Mapping[str, object]) -> dict[str, float]:
+    found = {key: _number(value) for key, value in row.items() if key not in NOT_CONTRASTS}
+    return {key: number for key, number in found.items() if number is not None}
+
+
+def _listed(path: Path) -> list[AtlasSubject]:
+    subjects, seen = [], set()
+    for row in _rows(path):
+        name = _row_name(row, path)
+        if name in seen:
+            raise ValueError(f"list_subjects: the name {name!r} stands twice in {path}")
+        seen.add(name)
+
+        def resolved(value: object) -> str:
+            file = path.parent / str(value)
+            if not file.is_file():
+                raise ValueError(f"list_subjects: {path} names a file that does not exist: {file}")
+            return str(file.resolve())
+
+        numbers = _numbers(row)
+        images = {k: resolved(v) for k, v in row.items() if v and k not in NOT_CONTRASTS and k not in numbers}
+        if not images:
+            raise ValueError(f"list_subjects: {path} must name at least one image of {name!r}")
+        parts = {key: resolved(row[key]) for key in PARTS if row.get(key)}
+        subjects.append(AtlasSubject(name, images, **parts, attributes=numbers))
+    return subjects
