@@ -1,11 +1,19 @@
 """A sampling pattern read from a file: NumPy, MATLAB, PNG or NIfTI."""
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from medkit.mri.masks.base import SamplingMask
 
+# What the libraries raise for a file that is cut off or not what its name says.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 _SEVERAL = (".npz", ".mat")  # files that hold arrays by name
 _SUFFIXES = (".npy", *_SEVERAL, ".png", ".nii", ".nii.gz")
 
@@ -30,12 +38,15 @@ def _read_matlab(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, key: str | None) -> np.ndarray:
+    from nibabel.filebasedimages import ImageFileError
+    from scipy.io.matlab import MatReadError
+
     name = path.name.lower()
     if not name.endswith(_SUFFIXES):
         raise ValueError(f"FileMask: 'path' must end in {', '.join(_SUFFIXES)}, got {path}; save the pattern as .npy")
     try:
         arrays = _arrays(path, name)
-    except Exception as error:  # each library has errors of its own for a file that is not what its name says
+    except (*_UNREADABLE, MatReadError, ImageFileError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"FileMask: 'path' must be a complete file of the kind that its name says, {path} cannot be read "
