@@ -103,8 +103,8 @@ def grappa(
     the centre is fully sampled, by least squares with a ridge. Any Cartesian mask will do, lines or points; the more
     regular it is, the fewer patterns and the faster. Samples without any measured neighbour stay 0. Combine the coils
     afterwards, for example by :func:`root_sum_of_squares`. A centre with fewer patches than the kernel has weights
-    (its points times the coils), or narrower than two kernels, is logged as a warning. Source: Griswold et al. 2002, doi:10.1002/mrm.10171. No
-    gradient.
+    (its points times the coils), or narrower than two kernels, is logged as a warning. No gradient.
+    Source: Griswold et al. 2002, doi:10.1002/mrm.10171.
 
     Args:
         kspace: complex, ``(B, coil, H, W)``, centred, any unit.
