@@ -203,8 +203,11 @@ def _run(options: argparse.Namespace) -> int:
     import fire
     from monai.bundle import run
 
-    from medkit.workflow import report_errors_in_one_line
+    from medkit.workflow import config_order_fault, report_errors_in_one_line
 
+    fault = config_order_fault(files)  # here too: MONAI may end while it merges, before check_overrides is asked
+    if fault is not None:
+        raise CommandError(fault)
     report_errors_in_one_line(always=True)
     words = ["--config_file", str(files), "--bundle_root", str(folder), *overrides]
     fire.Fire(run, command=words, name="medkit run")

@@ -81,6 +81,9 @@ def test_run_help_shows_the_bundle(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["run", "tinny"], "no bundle 'tinny'; did you mean 'tiny'?"),
         (["info", "zzzzzz"], "no bundle 'zzzzzz'; found are: "),
+        (["run", "tiny", "small", "train"], "the config train must be named first"),
+        (["run", "tiny", "train", "inference"], "the configs train and inference stand alone each"),
+        (["run", "tiny", "inference", "small"], "the config small changes 'train#loader#batch_size', but no config"),
         (["run", "tiny", "training"], "bundle 'tiny' has no config ['training']; it has inference, small, train"),
     ],
 )

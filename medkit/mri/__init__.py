@@ -65,6 +65,7 @@ from medkit.mri.masks import (
     actual_acceleration,
 )
 from medkit.mri.mc_cdic import (
+    CheckReleasedWeights,
     KspaceCropOperator,
     MCCDic,
     MultiContrastLoss,
@@ -139,6 +140,7 @@ __all__ = [
     "CartesianOperator",
     "CentreMask",
     "ChannelsToComplexd",
+    "CheckReleasedWeights",
     "ClassicalReconstruction",
     "CoilCombined",
     "ComplexToChannelsd",

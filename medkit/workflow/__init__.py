@@ -4,6 +4,7 @@ from medkit.workflow.atomic import atomic_path
 from medkit.workflow.averaging import WeightAverage
 from medkit.workflow.doors import report_errors_in_one_line, user_message
 from medkit.workflow.knobs import check_knobs
+from medkit.workflow.merging import config_order_fault
 from medkit.workflow.nifti import write_nifti
 from medkit.workflow.overrides import check_overrides
 from medkit.workflow.progress import ProgressBar, is_shown
@@ -24,6 +25,7 @@ __all__ = [
     "atomic_path",
     "check_knobs",
     "check_overrides",
+    "config_order_fault",
     "epoch_seed",
     "example_inputs",
     "is_shown",

@@ -16,6 +16,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from medkit.workflow.doors import report_errors_in_one_line
 from medkit.workflow.knobs import KNOBS, check_knobs
+from medkit.workflow.merging import config_order_fault, running_files
 
 _SEPARATOR = ReferenceResolver.sep
 # The arguments of `monai.bundle run` itself, so that a misspelt one is recognised too.
@@ -40,7 +41,8 @@ def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[s
 
     Raises:
         ValueError: if a name is unknown, with the nearest known one, a ``_target_`` in another's place is not found or
-            does not take the arguments beside it, or a knob has a wrong value.
+            does not take the arguments beside it, the configs are merged in the wrong order (as far as MONAI comes
+            here then, see :func:`config_order_fault`), or a knob has a wrong value.
         FileNotFoundError: if a path that the user gave does not exist.
 
     Example:
@@ -51,6 +53,9 @@ def check_overrides(bundle_root: str | os.PathLike[str] = ".", allow: Iterable[s
     parser, workflow = running_config()
     if parser is None or not isinstance(parser.config, dict):
         return
+    fault = config_order_fault(running_files())
+    if fault is not None:
+        raise ValueError(f"check_overrides: {fault}")
     folder = Path(workflow.config_root_path) if workflow is not None else Path(bundle_root) / "configs"
     known = known_ids(folder)
     if known:

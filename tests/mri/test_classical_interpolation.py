@@ -31,6 +31,22 @@ def test_kspace_that_obeys_a_known_kernel_is_filled_exactly():
     torch.testing.assert_close(filled[..., :-1], kspace[..., :-1], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("n_center", "n_coils", "warns"), [(12, 4, False), (9, 4, True), (6, 8, True)])
+def test_a_centre_from_which_the_image_gets_worse_is_said_once(n_center, n_coils, warns, caplog):
+    kspace = make_scan((96, 96), n_coils)[0]
+    mask = torch.zeros(1, 1, 1, 96, dtype=torch.bool)
+    mask[..., ::4] = True
+    mask[..., (97 - n_center) // 2 : (97 + n_center) // 2] = True
+    for sample in (kspace, kspace.flip(1)):  # slice after slice
+        filled = grappa(sample * mask, mask)
+    images = [root_sum_of_squares(centered_ifft(k, 2), 1) for k in (sample, sample * mask, filled)]
+    errors = [float((image - images[0]).norm()) for image in images[1:]]
+    assert (errors[1] > errors[0]) == warns
+    said = [text for text in caplog.messages if text.startswith("GRAPPA fits")]
+    assert len(said) == warns
+    assert not warns or f"fully sampled centre of 96 x {n_center} has" in said[0]
+
+
 def test_other_axes_and_points_are_filled_exactly_too():
     kspace, mask = shifted_coils().mT.contiguous(), every_second().mT
     filled = grappa(kspace * mask, mask, weight=1e-10)

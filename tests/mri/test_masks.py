@@ -263,7 +263,7 @@ def test_a_mask_is_read_from_every_kind_of_file(tmp_path):
     pattern = np.random.RandomState(0).rand(6, 9) < 0.4
     for path in write_files(tmp_path, pattern):
         assert torch.equal(FileMask(path).draw((6, 9)), torch.from_numpy(pattern))
-        with pytest.raises(ValueError, match=r"is for \(6, 9\), k-space is \(9, 6\)"):
+        with pytest.raises(ValueError, match=r"size of k-space, \(H, W\) = \(9, 6\), .* got \(6, 9\) in .*; give"):
             FileMask(path).draw((9, 6))
 
 
@@ -282,11 +282,23 @@ def test_wrong_files_are_refused_in_one_sentence(tmp_path):
     np.savez(tmp_path / "two.npz", a=np.ones(4), b=np.ones(4))
     np.save(tmp_path / "none.npy", np.zeros(4))
     np.save(tmp_path / "cube.npy", np.ones((3, 4, 5)))
+    np.save(tmp_path / "words.npy", np.array(["1", "0"]))
+    np.save(tmp_path / "nan.npy", np.array([1, np.nan]))
+    np.save(tmp_path / "objects.npy", np.array([None, 1]), allow_pickle=True)
     (tmp_path / "mask.txt").write_text("1 0 1")
+    for suffix in (".npy", ".npz", ".mat", ".png", ".nii", ".nii.gz"):
+        (tmp_path / f"text{suffix}").write_text("no pattern at all")
+        (tmp_path / f"empty{suffix}").touch()
+        for name in ("text", "empty"):
+            with pytest.raises(ValueError, match=rf"^FileMask: .* kind that its name says, .*{name}{suffix} cannot be"):
+                FileMask(tmp_path / f"{name}{suffix}")
     assert FileMask(tmp_path / "two.npz", key="b").draw((1, 4)).all()
     for name, words in [
         ("two.npz", "'key' must name one of"),
-        ("none.npy", "at least one sampled point"),
+        ("words.npy", "finite numbers or booleans, got values of <U1"),
+        ("nan.npy", "finite numbers or booleans, got NaN"),
+        ("objects.npy", "cannot be read"),
+        ("none.npy", "at least one sampled point, got only zeros of shape"),
         ("cube.npy", "must hold a pattern"),
         ("mask.txt", "'path' must end in"),
         ("missing.npy", "'path' must be a file"),

@@ -8,10 +8,13 @@ import torch
 from medkit.mri import (
     NonCartesianOperator,
     noncartesian_adjoint,
+    noncartesian_cg_sense,
     noncartesian_forward,
     noncartesian_normal,
     nufft,
     nufft_adjoint,
+    pipe_menon_weights,
+    radial_trajectory,
     sense_forward,
 )
 from medkit.ops import centered_fft, centered_ifft
@@ -205,3 +208,35 @@ IMAGE, SAMPLES, MAPS = random_kspace(2, 1, 8, 6), random_kspace(2, 3, 1), random
 def test_wrong_arguments_are_refused_in_one_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: nufft(IMAGE, POINT.numpy()), "nufft: 'trajectory' must be a tensor, got numpy.ndarray; give"),
+        (lambda: nufft(IMAGE.numpy(), POINT), r"torch.as_tensor\(image\)"),
+        (lambda: nufft_adjoint(SAMPLES.numpy(), POINT, (8, 6)), "'kspace' must be a tensor"),
+        (lambda: noncartesian_forward(IMAGE, POINT, MAPS.numpy()), "'sens_maps' must be a tensor"),
+        (lambda: noncartesian_adjoint(SAMPLES, POINT, MAPS, torch.ones(1).numpy()), "'density_weights' must be a tens"),
+        (lambda: NonCartesianOperator([[0.0, 0.0]], MAPS), "'trajectory' must be a tensor, got builtins.list"),
+        (lambda: noncartesian_cg_sense(SAMPLES.numpy(), POINT, MAPS), "'kspace' must be a tensor"),
+        (lambda: pipe_menon_weights(POINT.numpy(), (8, 6)), "pipe_menon_weights: 'trajectory' must be a tensor"),
+    ],
+)
+def test_what_is_no_tensor_is_refused_in_one_sentence(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(("edge", "unit"), [(torch.pi, "radians per pixel"), (0.5, "cycles per pixel")])
+@pytest.mark.parametrize("order", ["uniform", "golden"])
+def test_a_trajectory_in_other_units_is_refused(edge, unit, order):
+    size = (24, 20)
+    trajectory = radial_trajectory(21, size, order=order)
+    other = trajectory * (2 * edge / torch.tensor(size))
+    image = random_kspace(1, 1, *size)
+    with pytest.raises(ValueError, match=f"must be in index units of k-space, to 12 .* as in {unit}; multiply each"):
+        nufft(image, other)
+    nufft(image, trajectory)
+    nufft(image, other[:10])  # a few points may lie there
+    nufft(image, other * 0.9)  # so may a centre that ends elsewhere

@@ -162,7 +162,10 @@ def test_bad_exams_leave_nothing_or_are_skipped(tmp_path, caplog):
     assert "b.npy must hold k-space or complex images, it holds magnitudes" in caplog.text
     assert not list(dest.iterdir())
     np.save(source / "c.npy", noise(2, 2, 8, 8))
-    assert convert_acquisitions(source, dest, skip_bad=True) == [dest / "c.h5"]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert convert_acquisitions(source, dest, skip_bad=True) == [dest / "c.h5"]
+    assert caplog.messages[-1] == f"2 of 3 exams were left out: {source / 'a.npy'}, {source / 'b.npy'}"
     (dest / "c.h5").write_bytes(b"of somebody else")
     with pytest.raises(ValueError, match=r"c.h5 is there already"):
         convert_acquisitions(source / "c.npy", dest)

@@ -165,7 +165,7 @@ def test_how_exams_were_split_is_said(tmp_path, caplog):
     assert f"split by a hash of their names: {shares}; its own name says validation: give the folder above" in text
     (folder / "multicoil_val").rename(tmp_path / "scans")
     assert said(tmp_path / "scans")[0][0] == "INFO"
-    assert "a file alone is in each" in said(tmp_path / "scans" / "3.npy")[0][1]
+    assert "3.npy is one file, it is taken whole for each split" in said(tmp_path / "scans" / "3.npy")[0][1]
     path = tmp_path / "list.json"
     path.write_text(json.dumps({"train": [{"path": "scans/1.npy"}], "test": []}), encoding="utf-8")
     assert said(path)[0][1].endswith("list.json are split by the datalist: 1 train, 0 test")

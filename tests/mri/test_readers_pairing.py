@@ -284,7 +284,7 @@ def test_bad_subject_is_named_or_left_out(spoil, tmp_path, caplog):
 
 
 def test_when_all_are_bad_nothing_goes_on(tmp_path):
-    save(tmp_path / "a-t2.nii")
+    save(tmp_path / "a-t2.nii"), save(tmp_path / "a-t1.nii", (5, 5, 4))
     with pytest.raises(ValueError, match="all 1 exams are bad"):
         pair_list(tmp_path, skip_bad=True)
 
@@ -340,7 +340,7 @@ def test_a_reference_of_zeros_is_refused(tmp_path):
         ({"per": "exam"}, "'per' must be"),
         ({"min_signal": 2}, "'min_signal'"),
         ({"guide_path": "b.nii"}, "'guide_path' belongs to a single file"),
-        ({"guides": "dwi", "target": "adc"}, "must name their contrast, adc, dwi"),
+        ({"guides": "dwi", "target": "adc"}, "which are pd, t1, t2, got adc, dwi; give those"),
         ({"subject": "XYZ"}, "'subject' must be found"),
         ({"pattern": "*.mha"}, "'pattern'"),
         ({"split": "test", "pattern": "IXI000*"}, "is in the split 'test'"),

@@ -135,8 +135,11 @@ def test_names_inside_plain_values_are_free() -> None:
     assert list(unknown_ids(config, known, set(), ConfigParser())) == []
 
 
-def command(bundle: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    arguments = ["run", "--config_file", str(bundle / "configs" / "train.json"), "--bundle_root", str(bundle)]
+def command(
+    bundle: Path, *overrides: str, launcher: tuple[str, ...] = (), names: tuple[str, ...] = ("train",)
+) -> subprocess.CompletedProcess[str]:
+    files = [str(bundle / "configs" / f"{name}.json") for name in names]
+    arguments = ["run", "--config_file", str(files), "--bundle_root", str(bundle)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MEDKIT_DEBUG", None)
     return subprocess.run(
@@ -155,6 +158,15 @@ def test_command_line_ends_in_one_line(bundle: Path) -> None:
     errors = [line for line in done.stderr.splitlines() if "GHSA" not in line and "warn" not in line.lower()]
     assert errors[-1] == "medkit: error: check_overrides: unknown option 'max_epoch': did you mean 'max_epochs'?"
     assert "Traceback" not in done.stderr + done.stdout
+    assert not (bundle / "runs").exists()
+
+
+def test_an_overlay_before_the_config_that_replaces_it_is_refused(bundle: Path) -> None:
+    (bundle / "configs" / "long.json").write_text(json.dumps({"max_epochs": 9}))
+    done = command(bundle, names=("long", "train"))
+    assert done.returncode == 1
+    assert "check_overrides: the config train must be named first" in done.stderr
+    assert "got long, train; name them as train, long" in done.stderr
     assert not (bundle / "runs").exists()
 
 

@@ -1,12 +1,35 @@
 """GRAPPA: missing samples of k-space as weighted sums of measured neighbours, with weights from the centre."""
 
+import logging
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from medkit.mri.calibration import calibration_blocks, patch_gram
+
+logger = logging.getLogger(__name__)
+
+
+def _warn_of_small_centre(blocks: list[Tensor], kernel: tuple[int, int]) -> None:
+    """Say that weights are fitted to too little: to fewer patches than weights, or to the same few lines again."""
+    for n_coils, rows, columns in {tuple(block.shape) for block in blocks}:
+        places = rows - kernel[0] + 1, columns - kernel[1] + 1
+        n_weights = math.prod(kernel) * n_coils
+        if math.prod(places) < n_weights or places[0] <= kernel[0] or places[1] <= kernel[1]:
+            _log_small_centre(rows, columns, kernel, math.prod(places), n_weights)
+
+
+@cache
+def _log_small_centre(rows: int, columns: int, kernel: tuple[int, int], n_patches: int, n_weights: int) -> None:
+    """Log it once in a process, not for each slice of an exam, which are all alike."""
+    logger.warning(
+        "GRAPPA fits up to %d weights to the %d patches of %d x %d that a fully sampled centre of %d x %d has, and its "
+        "image may be worse than the zero-filled one: sample more central lines, or take a smaller kernel_size",
+        *(n_weights, n_patches, *kernel, rows, columns),
+    )
 
 
 def _neighbourhoods(mask: Tensor, kernel: tuple[int, int]) -> Tensor:
@@ -79,8 +102,9 @@ def grappa(
     Each pattern of measured neighbours that a missing sample has within the kernel gets its own weights, fitted where
     the centre is fully sampled, by least squares with a ridge. Any Cartesian mask will do, lines or points; the more
     regular it is, the fewer patterns and the faster. Samples without any measured neighbour stay 0. Combine the coils
-    afterwards, for example by :func:`root_sum_of_squares`. Source: Griswold et al. 2002, doi:10.1002/mrm.10171. No
-    gradient.
+    afterwards, for example by :func:`root_sum_of_squares`. A centre with fewer patches than the kernel has weights
+    (its points times the coils), or narrower than two kernels, is logged as a warning. No gradient.
+    Source: Griswold et al. 2002, doi:10.1002/mrm.10171.
 
     Args:
         kspace: complex, ``(B, coil, H, W)``, centred, any unit.
@@ -107,6 +131,7 @@ def grappa(
     if not 0 <= weight < math.inf:
         raise ValueError(f"grappa: 'weight' must be at least 0, got {weight}")
     blocks = calibration_blocks("grappa", kspace, mask, n_calibration, kernel)
+    _warn_of_small_centre(blocks, kernel)
     grams = torch.stack([patch_gram(block, kernel) for block in blocks])
     masks = mask.to(kspace.device, torch.bool).expand(-1, 1, *kspace.shape[-2:])[:, 0]
     if len(masks) == 1:

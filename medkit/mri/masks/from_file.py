@@ -1,17 +1,28 @@
 """A sampling pattern read from a file: NumPy, MATLAB, PNG or NIfTI."""
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from medkit.mri.masks.base import SamplingMask
 
+# What the libraries raise for a file that is cut off or not what its name says.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+_SEVERAL = (".npz", ".mat")  # files that hold arrays by name
+_SUFFIXES = (".npy", *_SEVERAL, ".png", ".nii", ".nii.gz")
+
 
 def _named(arrays: dict[str, np.ndarray], path: Path, key: str | None) -> np.ndarray:
-    if key is None and len(arrays) == 1:
+    if len(arrays) == 1 and (key is None or not path.name.lower().endswith(_SEVERAL)):
         return next(iter(arrays.values()))
     if key not in arrays:
-        raise ValueError(f"FileMask: 'key' must name one of {sorted(arrays)} in {path}, got {key!r}")
+        raise ValueError(f"FileMask: 'key' must name one of the arrays in {path}, {sorted(arrays)}, got {key!r}")
     return arrays[key]
 
 
@@ -27,24 +38,40 @@ def _read_matlab(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, key: str | None) -> np.ndarray:
+    from nibabel.filebasedimages import ImageFileError
+    from scipy.io.matlab import MatReadError
+
     name = path.name.lower()
+    if not name.endswith(_SUFFIXES):
+        raise ValueError(f"FileMask: 'path' must end in {', '.join(_SUFFIXES)}, got {path}; save the pattern as .npy")
+    try:
+        arrays = _arrays(path, name)
+    except (*_UNREADABLE, MatReadError, ImageFileError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"FileMask: 'path' must be a complete file of the kind that its name says, {path} cannot be read "
+            f"({reason}); save it again"
+        ) from error
+    return _named(arrays, path, key)
+
+
+def _arrays(path: Path, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name; those of a kind that holds one alone under its own name."""
     if name.endswith(".npy"):
-        return np.load(path)
+        return {path.stem: np.load(path)}
     if name.endswith(".npz"):
         with np.load(path) as arrays:
-            return _named(dict(arrays), path, key)
+            return dict(arrays)
     if name.endswith(".mat"):
-        return _named(_read_matlab(path), path, key)
+        return _read_matlab(path)
     if name.endswith(".png"):
         from PIL import Image
 
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("L"))
-    if name.endswith((".nii", ".nii.gz")):
-        import nibabel
+            return {path.stem: np.asarray(picture.convert("L"))}
+    import nibabel
 
-        return np.asanyarray(nibabel.load(path).dataobj)
-    raise ValueError(f"FileMask: 'path' must end in .npy, .npz, .mat, .png, .nii or .nii.gz, got {path}")
+    return {path.stem: np.asanyarray(nibabel.load(path).dataobj)}
 
 
 class FileMask(SamplingMask):
@@ -79,21 +106,33 @@ class FileMask(SamplingMask):
         super().__init__(0.0, 1.0, spatial_dims, is_complex)
         self.path = Path(path)
         if not self.path.is_file():
-            raise ValueError(f"FileMask: 'path' must be a file, got {path}")
+            raise ValueError(f"FileMask: 'path' must be a file with a pattern, there is none at {path}; give its path")
         values = _read(self.path, key)
+        if values.dtype.kind not in "biufc" or not np.isfinite(values).all():
+            what = "NaN or infinity" if values.dtype.kind in "fc" else f"values of {values.dtype}"
+            raise ValueError(
+                f"FileMask: 'path' must hold finite numbers or booleans, got {what} in {path}; save the pattern as "
+                "0 and 1"
+            )
         pattern = values != 0
         if pattern.ndim > 1:
             pattern = pattern.reshape([n for n in pattern.shape if n > 1] or [1])
         if pattern.ndim not in (1, 2):
-            raise ValueError(f"FileMask: 'path' must hold a pattern (W,) or (H, W), got {values.shape} in {path}")
+            raise ValueError(
+                f"FileMask: 'path' must hold a pattern (W,) or (H, W), got {values.shape} in {path}; save one slice "
+                "and one coil of it"
+            )
         if not pattern.any():
-            raise ValueError(f"FileMask: 'path' must hold at least one sampled point, got none in {path}")
+            raise ValueError(
+                f"FileMask: 'path' must hold at least one sampled point, got only zeros of shape {values.shape} in "
+                f"{path}; save a pattern with 1 where k-space is measured"
+            )
         self.pattern = pattern if is_centered else np.fft.fftshift(pattern)
 
     def _pattern(self, shape: tuple[int, int], fraction: float, rate: float, rng: np.random.RandomState) -> np.ndarray:
         if self.pattern.shape != shape[-self.pattern.ndim :]:
             raise ValueError(
-                f"FileMask: the pattern in {self.path} is for {self.pattern.shape}, k-space is {shape}; "
-                "they must be of one size"
+                f"FileMask: the pattern must be of the size of k-space, (H, W) = {shape}, or of its lines, "
+                f"({shape[1]},), got {self.pattern.shape} in {self.path}; give the file that belongs to this k-space"
             )
         return self.pattern

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medkit.mri.noncartesian.fourier import check_samples, check_size, check_trajectory, nufft, nufft_adjoint
+from medkit.mri.noncartesian.fourier import (
+    check_samples,
+    check_size,
+    check_tensors,
+    check_trajectory,
+    nufft,
+    nufft_adjoint,
+)
 from medkit.mri.noncartesian.toeplitz import convolution_kernel, convolved
 
 
@@ -21,6 +28,7 @@ def _check_maps(name: str, sens_maps: Tensor, n_batch: int, n_coils: int | None,
 
 
 def _check_image(name: str, image: Tensor, trajectory: Tensor, sens_maps: Tensor | None) -> None:
+    check_tensors(name, image=image, sens_maps=sens_maps)
     if not image.is_complex() or image.ndim not in (4, 5) or image.shape[1] != 1:
         raise ValueError(
             f"{name}: 'image' must be complex (B, 1, H, W) or (B, 1, H, W, D), got {image.dtype} {tuple(image.shape)}"
@@ -109,6 +117,7 @@ def noncartesian_adjoint(
         tensor([0.5000+0.j, 0.5000+0.j])
     """
     name = "noncartesian_adjoint"
+    check_tensors(name, kspace=kspace, sens_maps=sens_maps, density_weights=density_weights)
     size = image_size(name, sens_maps, size)
     check_samples(name, kspace, trajectory, size)
     if sens_maps is not None:
@@ -184,6 +193,7 @@ class NonCartesianOperator:
         use_toeplitz: bool = True,
     ):
         name = "NonCartesianOperator"
+        check_tensors(name, trajectory=trajectory, sens_maps=sens_maps, density_weights=density_weights)
         self.size = image_size(name, sens_maps, size)
         n_batch = trajectory.shape[0] if trajectory.ndim == 3 and trajectory.shape[0] > 1 else None
         check_trajectory(name, trajectory, self.size)

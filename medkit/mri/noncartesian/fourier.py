@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-7  # relative error of a transform, what complex64 can hold
+# Where a trajectory to the edge of k-space ends in other units than index units, and how these become index units.
+_OTHER_UNITS = {"radians per pixel": (math.pi, "n / (2 pi)"), "cycles per pixel": (0.5, "n")}
 
 
 def _finufft(name: str) -> Any:
@@ -29,8 +31,20 @@ def check_size(name: str, size: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(n) for n in size)
 
 
+def check_tensors(name: str, **arguments: Any) -> None:
+    """Raise ``ValueError`` in the name of a function for the first argument that is no tensor; ``None`` passes."""
+    for argument, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name}: '{argument}' must be a tensor, got {type(value).__module__}.{type(value).__name__}; give "
+                f"torch.as_tensor({argument})"
+            )
+
+
 def check_trajectory(name: str, trajectory: Tensor, size: Sequence[int], n_batch: int | None = None) -> None:
     """Raise ``ValueError`` if coordinates are not finite numbers within the band of an image of this size.
+
+    So are whole trajectories that end where those in radians or in cycles per pixel do, far within the band.
 
     Args:
         name: the function that was given them.
@@ -38,6 +52,7 @@ def check_trajectory(name: str, trajectory: Tensor, size: Sequence[int], n_batch
         size: pixels along each axis.
         n_batch: samples of the batch, which a trajectory for each of them must number; ``None``: any.
     """
+    check_tensors(name, trajectory=trajectory)
     dims = len(size)
     if not trajectory.is_floating_point() or trajectory.ndim not in (2, 3) or trajectory.shape[-1] != dims:
         raise ValueError(
@@ -58,6 +73,14 @@ def check_trajectory(name: str, trajectory: Tensor, size: Sequence[int], n_batch
             raise ValueError(
                 f"{name}: 'trajectory' must lie within -{n / 2:g} to {n / 2:g} on axis {axis}, in index units of "
                 f"k-space, got {k:g}; coordinates in radians are to be multiplied by n / (2 pi)"
+            )
+    if trajectory.shape[-2] < max(size):  # a few points may lie anywhere
+        return
+    for unit, (edge, factor) in _OTHER_UNITS.items():
+        if 0.97 * edge <= max(farthest) <= edge * (1 + 1e-6) and min(size) > 4 * edge:
+            raise ValueError(
+                f"{name}: 'trajectory' must be in index units of k-space, to {max(size) / 2:g} where it is sampled to "
+                f"the edge, got at most {max(farthest):g} as in {unit}; multiply each axis by {factor}"
             )
 
 
@@ -148,7 +171,8 @@ def nufft(image: Tensor, trajectory: Tensor, tolerance: float = TOLERANCE) -> Te
         Samples, ``(B, C, n_samples)``, dtype and device of ``image``.
 
     Raises:
-        ValueError: if the shapes do not fit together, or a coordinate is not finite or out of the band.
+        ValueError: if the shapes do not fit together, or a coordinate is not finite, out of the band, or in other
+            units as far as that shows.
         ImportError: if finufft, the extra ``nufft``, is not installed.
 
     Example:
@@ -156,6 +180,7 @@ def nufft(image: Tensor, trajectory: Tensor, tolerance: float = TOLERANCE) -> Te
         >>> nufft(torch.ones(1, 1, 8, 8, dtype=torch.complex64), spoke).shape
         torch.Size([1, 1, 17])
     """
+    check_tensors("nufft", image=image)
     if not image.is_complex() or image.ndim not in (4, 5):
         raise ValueError(
             f"nufft: 'image' must be complex (B, C, H, W) or (B, C, H, W, D), got {image.dtype} {tuple(image.shape)}"
@@ -184,7 +209,8 @@ def nufft_adjoint(kspace: Tensor, trajectory: Tensor, size: Sequence[int], toler
         Image, ``(B, C, *size)``, dtype and device of ``kspace``.
 
     Raises:
-        ValueError: if the shapes do not fit together, or a coordinate is not finite or out of the band.
+        ValueError: if the shapes do not fit together, or a coordinate is not finite, out of the band, or in other
+            units as far as that shows.
         ImportError: if finufft, the extra ``nufft``, is not installed.
 
     Example:
@@ -199,6 +225,7 @@ def nufft_adjoint(kspace: Tensor, trajectory: Tensor, size: Sequence[int], toler
 
 def check_samples(name: str, kspace: Tensor, trajectory: Tensor, size: Sequence[int]) -> None:
     """Raise ``ValueError`` if samples are not complex (B, C, n_samples) of a trajectory in the band of an image."""
+    check_tensors(name, kspace=kspace)
     if not kspace.is_complex() or kspace.ndim != 3:
         raise ValueError(
             f"{name}: 'kspace' must be complex (B, coil, n_samples), got {kspace.dtype} {tuple(kspace.shape)}"

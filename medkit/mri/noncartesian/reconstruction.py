@@ -8,6 +8,7 @@ from torch import Tensor
 from medkit.mri.classical.problem import check_settings
 from medkit.mri.conjugation import solve_hermitian
 from medkit.mri.noncartesian.encoding import NonCartesianOperator
+from medkit.mri.noncartesian.fourier import check_tensors
 
 
 def noncartesian_cg_sense(
@@ -58,6 +59,7 @@ def noncartesian_cg_sense(
     """
     name = "noncartesian_cg_sense"
     check_settings(name, weight, n_iterations)
+    check_tensors(name, kspace=kspace)
     operator = NonCartesianOperator(trajectory, sens_maps, density_weights, size)
     if not bool(torch.isfinite(torch.view_as_real(kspace.detach())).all() if kspace.is_complex() else True):
         raise ValueError(f"{name}: 'kspace' must be finite, got infinite or undefined samples")

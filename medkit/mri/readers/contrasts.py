@@ -36,13 +36,17 @@ OTHER_COLUMNS = ("case", "subject", "split", LESION_COLUMN)
 
 @dataclass
 class Exam:
-    """One examination: its name, whose it is, its file of each contrast, its split and its map of lesions, if known."""
+    """One examination: its name, whose it is, its file of each wanted contrast, its split, its map of lesions.
+
+    ``others`` are the contrasts that it has besides the wanted ones.
+    """
 
     case: str
     subject: str
     files: dict[str, Path] = field(default_factory=dict)
     split: str | None = None
     lesions: Path | None = None
+    others: list[str] = field(default_factory=list)
 
 
 def contrast_of(word: str, wanted: Iterable[str] = ()) -> str | None:
@@ -102,7 +106,14 @@ def exams_of_folder(folder: Path, patterns: list[str], wanted: Sequence[str], su
     maps = {file: case for file in files if (case := split_lesion_name(file_stem(file), wanted)) is not None}
     images = [file for file in files if file not in maps]
     found = [(file, *parts) for file in images if (parts := split_name(file_stem(file), wanted)) is not None]
+    there = sorted({contrast for _, _, contrast in found})
+    rest = [one for one in found if one[2] not in wanted]
     found = [(file, case, contrast) for file, case, contrast in found if contrast in wanted]
+    if not found and there:
+        raise ValueError(
+            f"{NAME}: 'target' and 'guides' must be contrasts that the file names in {folder} name, which are "
+            f"{', '.join(there)}, got {', '.join(wanted)}; give those, rename the files, or write a datalist"
+        )
     if not found:
         raise ValueError(
             f"{NAME}: file names in {folder} must name their contrast, {', '.join(wanted)}, as in IXI002-T2.nii; "
@@ -127,6 +138,10 @@ def exams_of_folder(folder: Path, patterns: list[str], wanted: Sequence[str], su
                 f"{file}; keep one of them with 'pattern', or write a datalist"
             )
         exam.files[contrast] = file
+    for file, case, contrast in rest:
+        case = _case_by_folder(folder, file, case) if by_folder else case
+        if case in exams:
+            exams[case].others.append(contrast)
     maps_of: dict[str, list[Path]] = {}
     for file, case in maps.items():
         maps_of.setdefault(_case_by_folder(folder, file, case) if by_folder else case, []).append(file)
@@ -168,6 +183,8 @@ def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> li
             if word not in OTHER_COLUMNS and value and isinstance(value, str)
             if (contrast := contrast_of(word, wanted)) in wanted and contrast is not None
         }
+        others = [word for word, value in row.items() if value and word not in OTHER_COLUMNS]
+        others = [contrast_of(word, wanted) or word for word in others]
         if not files:
             raise ValueError(
                 f"{NAME}: each entry of {path} must name a file of {', '.join(wanted)}, as {_example(wanted)}, got "
@@ -183,11 +200,17 @@ def exams_of_table(path: Path, wanted: Sequence[str], subject: str | None) -> li
             )
         who = str(row.get("subject") or _subject(case, subject))
         lesions = _beside(path, str(row[LESION_COLUMN])) if row.get(LESION_COLUMN) else None
-        exams.append(Exam(case, who, files, None if split is None else SPLIT_WORDS[split], lesions))
+        exams.append(Exam(case, who, files, None if split is None else SPLIT_WORDS[split], lesions, others))
     repeated = [case for case, n in Counter(exam.case for exam in exams).items() if n > 1]
     if repeated:
         raise ValueError(f"{NAME}: each case of {path} must have one name, {repeated[0]!r} is there twice")
     return sorted(exams, key=lambda exam: exam.case)
+
+
+def absent_contrasts(exams: Sequence[Exam], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the wanted contrasts that no examination has, and all that there are."""
+    there = {contrast for exam in exams for contrast in (*exam.files, *exam.others)}
+    return [word for word in wanted if word not in there], sorted(there)
 
 
 def _beside(table: Path, name: str) -> Path:

@@ -58,7 +58,8 @@ def convert_acquisitions(
             of the name of their mean: ``r"\d\d$"`` makes one ``2022061003_T1.h5`` of M4Raw's ``..._T101``, ``..._T102``
             and so on. At each sample the mean is over the repetitions that measured it.
         overwrite: whether a file that is there, made of something else, is replaced.
-        skip_bad: whether an exam that cannot be converted is left out, with a warning, instead of ending the call.
+        skip_bad: whether an exam that cannot be converted is left out, with a warning, instead of ending the call; a
+            last warning names all that were.
         key: as for :func:`open_acquisition`, like the arguments that follow.
         axes: names of the array's axes.
         domain: ``"kspace"`` or ``"image"``; of complex images the k-space is written.
@@ -88,7 +89,7 @@ def convert_acquisitions(
         ) from error
     groups = _targets(root, folder, acquisition_list(root, "all", per="volume", pattern=pattern), repetitions)
     options: dict[str, Any] = dict(key=key, axes=joined_axes(axes), domain=domain, centred=centred)
-    done, n_bad = [], 0
+    done, bad = [], []
     for target, files in tqdm(groups.items(), desc="converting", disable=None):
         try:
             _convert(target, files, options, overwrite)
@@ -96,10 +97,12 @@ def convert_acquisitions(
         except (ValueError, FileNotFoundError) as error:
             if not skip_bad:
                 raise
-            n_bad += 1
+            bad.append(files[0])
             logger.warning("%s is left out: %s", files[0], error)
     if not done:
-        raise ValueError(f"{NAME}: all {n_bad} exams are bad, see the warnings above; repair one of them")
+        raise ValueError(f"{NAME}: all {len(bad)} exams are bad, see the warnings above; repair one of them")
+    if bad:
+        logger.warning("%d of %d exams were left out: %s", len(bad), len(groups), ", ".join(map(str, bad)))
     return done
 
 

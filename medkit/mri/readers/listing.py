@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from medkit.mri.readers.splits import (
     split_of_name,
     subject_of,
 )
+
+logger = logging.getLogger(__name__)
 
 NAME = "acquisition_list"
 
@@ -137,7 +140,8 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
         if path.suffix.lower() == ".json":
             return _of_datalist(path, split)
         path = data_file(path)
-        log_split(path, split, "nothing, a file alone is in each", {})
+        if split != "all":
+            logger.info("%s: %s is one file, it is taken whole for each split", split, path)
         return [{names.PATH: str(path), names.CASE: file_stem(path)}]
     folders = [(folder, split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
     marked = [(folder, of) for folder, of in folders if of is not None]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from medkit.data import BrainCohort
 from medkit.data import keys as names
 from medkit.mri.readers.aligning import MODES, align_entry
-from medkit.mri.readers.contrasts import CONTRASTS, Exam, exams_of_folder, exams_of_table
+from medkit.mri.readers.contrasts import CONTRASTS, Exam, absent_contrasts, exams_of_folder, exams_of_table
 from medkit.mri.readers.folders import existing_path
 from medkit.mri.readers.grids import pair_fault
 from medkit.mri.readers.guides import read_through
@@ -139,6 +139,7 @@ def pair_list(
             exams = (
                 exams_of_table(path, wanted, subject) if is_table else exams_of_folder(path, patterns, wanted, subject)
             )
+            _check_contrasts(exams, wanted, path, each_guide)
             exams = _of_split(exams, split, path)
         entries = _good_entries(exams, wanted, align, options, skip_bad, each_guide)
     listed = [one for entry in entries for one in _one_for_each_guide(entry)] if each_guide else entries
@@ -203,6 +204,20 @@ def _single(path: Path, guide_path: Paths | None, wanted: list[str]) -> Exam:
         )
     guides = [Path(one).expanduser().resolve() for one in given]
     return Exam(file_stem(path), file_stem(path), dict(zip(wanted, [path, *guides], strict=True)))
+
+
+def _check_contrasts(exams: list[Exam], wanted: list[str], path: Path, any_guide: bool) -> None:
+    """Refuse a contrast that no examination has, which may be misspelt; of several references by themselves warn."""
+    absent, there = absent_contrasts(exams, wanted)
+    if not absent:
+        return
+    if any_guide and wanted[0] not in absent and len(absent) < len(wanted) - 1:
+        logger.warning("No exam of %s has the contrasts %s; it has %s", path, ", ".join(absent), ", ".join(there))
+        return
+    raise ValueError(
+        f"{NAME}: 'target' {wanted[0]!r} and 'guides' {wanted[1:]} must be contrasts of the exams of {path}, none has "
+        f"{', '.join(absent)}; name some of {', '.join(there)}, or add the files"
+    )
 
 
 def _of_split(exams: list[Exam], split: str, path: Path) -> list[Exam]:
