@@ -71,6 +71,7 @@ def descend(
     step: float = FIRST_STEP,
     anchor: Tensor | None = None,
     anchor_weight: float = 0.0,
+    rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> Descent:
     r"""Lower the energy of a velocity by gradient steps in its own metric.
 
@@ -86,6 +87,8 @@ def descend(
         step: length of the first one, in voxels, at most 0.5.
         anchor: as for :func:`regulariser`.
         anchor_weight: as for :func:`regulariser`.
+        rounded: what storing makes of a velocity. Each one is judged as it will be read again, so that the energy does
+            not rise between runs. ``None``: nothing.
 
     Returns:
         Where it ended.
@@ -119,7 +122,8 @@ def descend(
         energy = misfit.detach() + regulariser(metric, v, anchor, anchor_weight)
         return float(energy), float(misfit.detach()), direction
 
-    v = velocity.detach()
+    kept = rounded or (lambda v: v)
+    v = kept(velocity.detach())
     energy, misfit, direction = valued(v)
     energies, has_converged = [energy], False
     for _ in range(n_steps):
@@ -127,7 +131,7 @@ def descend(
         if length == 0 or step < SMALLEST_STEP:
             has_converged = True
             break
-        tried = v - (step / length) * direction
+        tried = kept(v - (step / length) * direction)
         found = valued(tried)
         if not found[0] < energy:
             step = step / 2

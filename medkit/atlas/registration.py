@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -146,6 +146,7 @@ def velocity_step(
     prediction: Tensor | None = None,
     prior_weight: float = 0.0,
     name: str = "subject",
+    rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Descent, str]:
     """Improve one subject's velocity, from the best of where it is, what a prior says, half of that, and rest.
 
@@ -160,6 +161,7 @@ def velocity_step(
         prior_weight: how strongly to stay near the prediction, at least 0. A prediction that is not better than rest
             does not count.
         name: of the subject, for the log.
+        rounded: what storing makes of a velocity, see :func:`descend`.
 
     Returns:
         Where it ended, and where it began: ``"current"``, ``"prior"``, ``"half_prior"`` or ``"rest"``.
@@ -180,6 +182,8 @@ def velocity_step(
     if bool(velocity.any()):
         names.append("rest")
         candidates.append(torch.zeros_like(velocity))
+    if rounded is not None:
+        candidates = [rounded(v) for v in candidates]
     index = problem.best_start(candidates)[0] if len(candidates) > 1 else 0
     anchor = None
     if prediction is not None and prior_weight > 0:
@@ -196,6 +200,7 @@ def velocity_step(
         step if index == 0 else FIRST_STEP,
         anchor,
         prior_weight if anchor is not None else 0.0,
+        rounded,
     )
     return found, names[index]
 

@@ -1,0 +1,1 @@
+"""Building an atlas: pieces of work on files, from a cohort to its template and transformations."""

@@ -1,0 +1,246 @@
+"""The atlas of a cohort: alignment, a pyramid of rounds, and a template that is a function of the final transformations."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medkit.atlas.building.jobs import Jobs, Record
+from medkit.atlas.building.level import Level
+from medkit.atlas.building.preparation import Preparation
+from medkit.atlas.building.settings import AtlasSettings
+from medkit.atlas.building.velocities import Velocities, load, store
+from medkit.atlas.frame import Frame
+from medkit.atlas.priors import RegistrationPrior
+from medkit.atlas.pyramid import downsampled
+from medkit.atlas.result import RECORD, AtlasFolder, Member, write_record
+from medkit.atlas.subjects import AtlasSubject
+from medkit.workflow import atomic_path
+
+logger = logging.getLogger(__name__)
+
+STARTED = "started.json"
+
+
+class HybridAtlas:
+    """Build an unbiased template of a cohort, and the transformations between it and each subject.
+
+    All of it minimises one energy: how far the template, moved to each subject, is from it, and how much the
+    transformations bend. In turn each subject's velocity is improved, from where a prior says if that is better; the
+    mean is taken out of the velocities; and the template follows in closed form from the images. The template is never
+    warped or sharpened by a filter.
+
+    Subjects are read from disk one at a time, and each step's results are files: a run that is killed goes on where it
+    was when it is started again, to the same atlas bit for bit (on one machine, the CPU, with the same number of
+    threads); several processes that are started on one folder share the work, with the same result.
+
+    Re-implemented from the published idea of Wu et al. 2022, "Hybrid Atlas Building with Deep Registration Priors"
+    (arXiv 2112.06406). Differs: stationary velocities by default (geodesics by ``RegistrationModel(path="lddmm")``); the
+    prior starts the transformations and does not replace them; steps of majorisation-minimisation for the template.
+
+    Args:
+        output_dir: folder of the atlas.
+        settings: how it is built; ``None``: the defaults.
+        prior: where transformations start, for the modes ``"hybrid"``, ``"amortized"`` and ``"map"``.
+        spacing: of the template's grid, mm; ``None``: the median of the subjects'.
+        reference: NIfTI file whose grid the template takes; ``None``: one along the RAS axes that holds all subjects.
+        device: where it is computed.
+        shared: whether other processes work in the same folder.
+        exclude_failed: whether to go on without subjects whose alignment failed.
+        keep_work: whether to keep the files of intermediate steps.
+
+    Raises:
+        ValueError: if the mode needs a prior and there is none.
+
+    Example:
+        >>> HybridAtlas("my_atlas").build(list_subjects("brains/*.nii.gz"))
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        settings: AtlasSettings | None = None,
+        prior: RegistrationPrior | None = None,
+        spacing: float | None = None,
+        reference: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        shared: bool = False,
+        exclude_failed: bool = False,
+        keep_work: bool = False,
+    ):
+        self.folder = Path(output_dir)
+        self.settings = AtlasSettings() if settings is None else settings
+        if self.settings.mode != "iterative" and prior is None:
+            raise ValueError(f"HybridAtlas: the mode {self.settings.mode!r} needs a 'prior'; without one take 'iterative'")
+        self.prior = None if self.settings.mode == "iterative" else prior
+        self.spacing, self.reference = spacing, reference
+        self.exclude_failed, self.keep_work = exclude_failed, keep_work
+        self.device, self.shared = torch.device(device), shared
+
+    def build(self, subjects: Sequence[AtlasSubject]) -> AtlasFolder:
+        """Build the atlas, or go on building it.
+
+        Args:
+            subjects: at least two.
+
+        Returns:
+            The finished atlas.
+
+        Raises:
+            ValueError: if a subject's file is bad, subjects do not fit together, or the folder holds an atlas of other
+                subjects or settings.
+        """
+        began = time.monotonic()
+        self._claim(subjects)
+        jobs = Jobs(self.folder / "work", self.shared)
+        if (self.folder / RECORD).exists() and (not jobs.root.exists() or (jobs.root / "outputs" / "result.json").exists()):
+            logger.info("%s is finished; nothing is left to do", self.folder)
+            return AtlasFolder(self.folder)
+        prepared = Preparation(
+            jobs, self.settings, subjects, self.spacing, self.reference, self.exclude_failed
+        )
+        frame, members = prepared.align()
+        logger.info(
+            "%d subjects on %s voxels of %s mm", len(members), "x".join(map(str, frame.size)),
+            " x ".join(f"{h:g}" for h in frame.grid.spacing),
+        )  # fmt: skip
+        names = [member.name for member in members]
+        velocities, trace, used = Velocities(), [], []
+        smallest_motion = self.settings.smallest_motion * min(frame.grid.spacing)
+        for i, factor in enumerate(self.settings.factors):
+            grid = frame.grid.coarser(factor)
+            label = f"level-{i + 1}"
+            images = prepared.images
+            if grid.size != frame.size:
+                images = self._downsampled(jobs, f"{label}-images", prepared.images, names, grid.size)
+            level = Level(jobs, label, self.settings, grid, images, names, self.device)
+            velocities, records, phases = self._run_level(level, i, velocities, smallest_motion, trace)
+            self._clean(jobs, used)  # the last level's files, once this one has velocities of its own
+            used = phases
+        energies = {name: float(record["energy"]) for name, record in records.items()}
+        self._finish(jobs, velocities, prepared, frame, members, energies, trace)
+        logger.info("%s is finished after %.0f s", self.folder, time.monotonic() - began)
+        if not self.keep_work:
+            shutil.rmtree(self.folder / "work", ignore_errors=True)
+        return AtlasFolder(self.folder)
+
+    def _run_level(
+        self, level: Level, i: int, velocities: Velocities, smallest_motion: float, trace: list[dict[str, Any]]
+    ) -> tuple[Velocities, Mapping[str, Record], list[str]]:
+        """Alternate between the subjects and the template until nothing moves any more."""
+        settings = self.settings
+        template, before = level.follow(f"{level.name}-start", velocities, None, settings.n_template_steps[i])
+        trace.append({"level": i + 1, "round": 0, "step": "template", "energy": before})
+        steps: dict[str, float] = {}
+        records: Mapping[str, Record] = {}
+        for k in range(settings.n_rounds[i]):
+            label = f"{level.name}-round-{k + 1}"
+            asked = self.prior if k == 0 else None
+            velocities, records = level.improve(
+                f"{label}-velocities", template, velocities, settings.steps[i], steps, asked
+            )
+            steps = {name: float(record["step"]) for name, record in records.items()}
+            energy = sum(float(record["energy"]) for record in records.values())
+            motion = sum(float(record["motion_mm"]) for record in records.values()) / len(records)
+            trace.append({"level": i + 1, "round": k + 1, "step": "velocities", "energy": energy, "motion_mm": motion,
+                          "from_prior": sum(r["begun"] in ("prior", "half_prior") for r in records.values())})  # fmt: skip
+            template, velocities, found = level.centre(
+                label, velocities, template, energy, settings.n_template_steps[i]
+            )
+            after = float(found["energy"])
+            trace.append({"level": i + 1, "round": k + 1, "step": "template", **found})
+            logger.info(
+                "level %d of %d, round %d of %d: energy %.6g, %.3g mm of motion, %.3g mm of bias",
+                i + 1, len(settings.factors), k + 1, settings.n_rounds[i], after, motion, found["bias_mm"],
+            )  # fmt: skip
+            settled = before - after < settings.tolerance * before or motion < smallest_motion
+            before = after
+            if settled:
+                break
+        phases = [p.name for p in level.jobs.root.iterdir() if p.name.startswith(f"{level.name}-")]
+        return velocities, records, phases
+
+    def _downsampled(self, jobs: Jobs, phase: str, source: Path, names: Sequence[str], size: tuple[int, ...]) -> Path:
+        """Bring all subjects to a coarser grid."""
+        folder = jobs.folder(phase)
+
+        def work(name: str) -> Record:
+            for ending in ("", "_weight"):
+                path = source / f"{name}{ending}.npy"
+                if path.exists():
+                    store(folder / path.name, downsampled(load(path)[None], size)[0])
+            return {}
+
+        jobs.each(phase, names, work)
+        return folder
+
+    def _clean(self, jobs: Jobs, phases: Sequence[str]) -> None:
+        """Delete what earlier levels left; their records stay, so that a run that goes on does not do them again."""
+        if not self.keep_work:
+            for phase in phases:
+                for path in jobs.folder(phase).glob("*.npy"):
+                    path.unlink(missing_ok=True)
+
+    def _finish(
+        self,
+        jobs: Jobs,
+        velocities: Velocities,
+        prepared: Preparation,
+        frame: Frame,
+        members: Sequence[Member],
+        energies: Mapping[str, float],
+        trace: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write the velocities and the record, and all that is a function of them."""
+        size = self.settings.model.metric(frame.grid).size
+
+        def work() -> Record:
+            for member in members:
+                velocity = velocities.of(member.name, size)[0].half()
+                store(self.folder / "velocities" / f"{member.name}.npy", velocity)
+            record = {
+                "size": frame.size,
+                "affine": frame.affine.tolist(),
+                "contrasts": prepared.contrasts,
+                "model": asdict(self.settings.model),
+                "n_final_steps": self.settings.n_final_steps,
+                "symmetric": self.settings.symmetric,
+                "trace": list(trace),
+            }
+            write_record(self.folder, record, tuple(replace(m, energy=energies[m.name]) for m in members))
+            return {}
+
+        jobs.once("record", work)
+        write_outputs(AtlasFolder(self.folder), jobs)
+        jobs.once("outputs", dict)
+
+    def _claim(self, subjects: Sequence[AtlasSubject]) -> None:
+        """Refuse subjects that do not make a cohort, and a folder that holds another atlas."""
+        names = [subject.name for subject in subjects]
+        if len(names) < 2 or len(set(names)) != len(names):
+            raise ValueError(f"HybridAtlas: 'subjects' must be at least two, with names of their own, got {names}")
+        files = [asdict(subject) for subject in subjects]
+        prior = None if self.prior is None else repr(self.prior.spec)
+        digest = self.settings.digest(subjects=files, spacing=self.spacing, reference=str(self.reference), prior=prior)
+        path = self.folder / STARTED
+        if path.exists():
+            known = json.loads(path.read_text(encoding="utf-8"))["digest"]
+            if known != digest:
+                raise ValueError(
+                    f"HybridAtlas: {self.folder} holds an atlas of other subjects or settings; take another 'output_dir', "
+                    "or delete it"
+                )
+            return
+        if self.folder.is_dir() and any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
+            raise ValueError(f"HybridAtlas: 'output_dir' must be empty or hold this atlas, {self.folder} holds other files")
+        with atomic_path(path) as temporary:
+            text = json.dumps({"digest": digest, "settings": asdict(self.settings), "subjects": names}, indent=1)
+            temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,240 @@
+"""What comes before the pyramid: subjects are looked at, brought into one frame, and written on its grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medkit.atlas.affine_mean import without_mean
+from medkit.atlas.affine_registration import misaligned, register_affine
+from medkit.atlas.building.jobs import Jobs, Record
+from medkit.atlas.building.settings import AtlasSettings
+from medkit.atlas.building.velocities import load, store
+from medkit.atlas.frame import Frame, common_frame, resampled
+from medkit.atlas.result import Member, bring, stripped
+from medkit.atlas.subjects import AtlasSubject
+from medkit.atlas.volumes import Appearance, appearance, load_volume, scaled
+
+logger = logging.getLogger(__name__)
+
+COARSEST = 2.0  # mm, of the images that affine maps are found on
+
+
+class Preparation:
+    """Look at subjects, align them, and write them on the frame of the atlas.
+
+    Args:
+        jobs: runs the pieces.
+        settings: of the atlas.
+        subjects: its subjects.
+        spacing: of the frame, mm; ``None``: the median of the subjects'.
+        reference: NIfTI file whose grid is the frame; ``None``: one that holds all subjects.
+        exclude_failed: whether to leave out subjects whose alignment failed; otherwise they end the run.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        settings: AtlasSettings,
+        subjects: Sequence[AtlasSubject],
+        spacing: float | None = None,
+        reference: str | Path | None = None,
+        exclude_failed: bool = False,
+    ):
+        self.jobs, self.settings, self.exclude_failed = jobs, settings, exclude_failed
+        self.subjects = {subject.name: subject for subject in subjects}
+        self.contrasts = tuple(sorted({contrast for subject in subjects for contrast in subject.images}))
+        self.spacing, self.reference = spacing, reference
+
+    @property
+    def images(self) -> Path:
+        """Folder of the subjects' images on the frame, ``<name>.npy`` and ``<name>_weight.npy``."""
+        return self.jobs.root / "images"
+
+    def align(self) -> tuple[Frame, tuple[Member, ...]]:
+        """Align all subjects, and write their images on the frame.
+
+        Returns:
+            The frame, and the subjects with their maps, without those that were left out.
+
+        Raises:
+            ValueError: if a file is bad, or the alignment of a subject failed.
+        """
+        looks = self._look()
+        frame = self._frame(looks)
+        matrices = {name: np.eye(4) for name in self.subjects}
+        if self.settings.alignment != "none":
+            matrices = self._aligned(looks, frame)
+        members = tuple(
+            Member(
+                self.subjects[name],
+                matrix,
+                {contrast: (look.low, look.high) for contrast, look in looks[name].items()},
+                {contrast: look.is_whole for contrast, look in looks[name].items()},
+            )
+            for name, matrix in matrices.items()
+        )
+        self._write({member.name: member for member in members}, frame)
+        return frame, members
+
+    def _look(self) -> dict[str, dict[str, Appearance]]:
+        """Read every file once, so that a bad one ends the run before anything is computed."""
+
+        def work(name: str) -> Record:
+            subject = self.subjects[name]
+            try:
+                found = {}
+                for contrast in subject.images:
+                    volume, source = stripped(subject, contrast)
+                    found[contrast] = {**asdict(appearance(volume, source)), "spacing": source.grid.spacing}
+                return found
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"the subject {name!r} cannot be used: {error}") from error
+
+        records = self.jobs.each("look", list(self.subjects), work)
+        self._spacings = [min(look["spacing"]) for record in records.values() for look in record.values()]
+        fields = Appearance.__dataclass_fields__
+        return {
+            name: {c: Appearance(**{key: value for key, value in look.items() if key in fields}) for c, look in r.items()}
+            for name, r in records.items()
+        }
+
+    def _frame(self, looks: Mapping[str, Mapping[str, Appearance]]) -> Frame:
+        """Return the grid of the atlas."""
+        if self.reference is not None:
+            return load_volume(self.reference)[1]
+        spacing = float(np.median(self._spacings)) if self.spacing is None else self.spacing
+        together = self.settings.alignment == "none"
+        boxes = [(look.lowest, look.highest) for each in looks.values() for look in each.values()]
+        if together and self.spacing is None:
+            frame = self._shared_grid(boxes)
+            if frame is not None:
+                return frame
+        frame = common_frame(boxes, spacing, self.settings.margin, centred=not together)
+        if together:
+            return frame
+        # The template's space is that of the subject that the others are first brought to.
+        first = looks[self._first(looks)]
+        middle = np.mean([np.add(look.lowest, look.highest) / 2 for look in first.values()], axis=0)
+        affine = frame.affine.copy()
+        affine[:3, 3] += middle - frame.centre
+        return Frame(frame.size, affine)
+
+    def _shared_grid(self, boxes: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Frame | None:
+        """Return the grid of all images, with a margin around what they show; ``None`` if they do not share one.
+
+        So that images that need no interpolation get none.
+        """
+        frames = [load_volume(path)[1] for s in self.subjects.values() for path in s.images.values()]
+        if not all(frame.shares_grid_with(frames[0]) for frame in frames):
+            return None
+        inverse = np.linalg.inv(frames[0].affine)
+        corners = np.array(boxes)
+        ends = np.stack(np.meshgrid(*np.stack([corners[:, 0].min(0), corners[:, 1].max(0)]).T, indexing="ij"), -1)
+        indices = ends.reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3]
+        low, high = np.round(indices.min(0)).astype(int), np.round(indices.max(0)).astype(int)
+        size, margin = np.array(frames[0].size), self.settings.margin
+        # Grown where the margin is too narrow, never cut: the template has at least the voxels of the images.
+        before, after = np.maximum(margin - low, 0), np.maximum(margin - (size - 1 - high), 0)
+        after += (size + before + after) % 2
+        return frames[0].padded(list(zip(before.tolist(), after.tolist(), strict=True)))
+
+    def _first(self, looks: Mapping[str, Mapping[str, Appearance]]) -> str:
+        """Return the subject of median size: the first target of the others, without being the largest or smallest."""
+        sizes = {
+            name: float(np.mean([np.prod(np.subtract(look.highest, look.lowest)) for look in each.values()]))
+            for name, each in looks.items()
+        }
+        return sorted(sizes, key=lambda name: (sizes[name], name))[len(sizes) // 2]
+
+    def _aligned(self, looks: Mapping[str, Mapping[str, Appearance]], frame: Frame) -> dict[str, np.ndarray]:
+        """Register all subjects to their mean in some rounds, and take the mean of the maps out in each."""
+        scan = self.contrasts[0]
+        lacking = [name for name, subject in self.subjects.items() if scan not in subject.images]
+        if lacking:
+            raise ValueError(
+                f"HybridAtlas: for the alignment all subjects must have the contrast {scan!r}, {lacking[0]!r} does not; "
+                "align them before, and set alignment to 'none'"
+            )
+        names = list(self.subjects)
+        coarse = frame.grid.coarser(max(1.0, COARSEST / min(frame.grid.spacing)))
+        grid = _frame_of(frame, coarse.size)
+
+        def image_of(name: str) -> tuple[torch.Tensor, Frame]:
+            volume, source = stripped(self.subjects[name], scan)
+            return scaled(volume, looks[name][scan].low, looks[name][scan].high), source
+
+        first = self._first(looks)
+        matrices = {name: np.eye(4) for name in names}
+        for k in range(self.settings.n_alignment_rounds):
+            phase, kind = f"alignment-{k + 1}", "rigid" if k == 0 else self.settings.alignment
+
+            def work(name: str, k: int = k, kind: str = kind, before: Mapping[str, np.ndarray] = matrices) -> Record:
+                moving, source = image_of(name)
+                if k == 0 and name == first:
+                    return {"matrix": np.eye(4).tolist(), "score": 1.0}
+                if k == 0:
+                    fixed, target = image_of(first)
+                else:
+                    fixed, target = load(self.jobs.root / f"alignment-{k}-mean" / "mean.npy")[None], grid
+                start = None if k == 0 else before[name]
+                found = register_affine(
+                    fixed[0, 0], target.affine, moving[0, 0], source.affine, kind=kind, start=start
+                )
+                return {"matrix": found.matrix.tolist(), "score": found.score}
+
+            records = self.jobs.each(phase, names, work, lambda record: f"score {record['score']:.3f}")
+            maps = torch.tensor([records[name]["matrix"] for name in names], dtype=torch.float64)
+            centred, _ = without_mean(maps, torch.from_numpy(frame.centre))
+            matrices = {name: matrix.numpy() for name, matrix in zip(names, centred, strict=True)}
+            if k + 1 < self.settings.n_alignment_rounds:
+                self._mean(f"{phase}-mean", image_of, matrices, grid)
+        scores = [float(records[name]["score"]) for name in names]
+        failed = {names[i]: reason for i, reason in misaligned(scores, [matrices[name] for name in names])}
+        for name, reason in failed.items():
+            logger.warning("the alignment of %s failed: %s", name, reason)
+        if failed and not self.exclude_failed:
+            raise ValueError(
+                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then align or "
+                "leave them out, or set exclude_failed"
+            )
+        return {name: matrix for name, matrix in matrices.items() if name not in failed}
+
+    def _mean(self, phase: str, image_of, matrices: Mapping[str, np.ndarray], grid: Frame) -> None:  # noqa: ANN001
+        """Average all subjects as they are aligned now."""
+
+        def work() -> Record:
+            total = torch.zeros(1, 1, *grid.size, dtype=torch.float64)
+            for name, matrix in matrices.items():
+                image, source = image_of(name)
+                total += resampled(image, source, grid, matrix, padding="zeros")
+            store(self.jobs.folder(phase) / "mean.npy", (total / len(matrices)).float()[0])
+            return {}
+
+        self.jobs.once(phase, work)
+
+    def _write(self, members: Mapping[str, Member], frame: Frame) -> None:
+        """Write images and weights of all subjects on the frame."""
+
+        def work(name: str) -> Record:
+            image, weight = bring(members[name], self.contrasts, frame)
+            store(self.images / f"{name}.npy", image[0])
+            if weight is not None:
+                store(self.images / f"{name}_weight.npy", weight[0])
+            return {}
+
+        self.jobs.each("images", list(members), work)
+
+
+def _frame_of(frame: Frame, size: tuple[int, ...]) -> Frame:
+    """Return a frame over the same box with other voxels."""
+    ratio = np.array(frame.size) / np.array(size)
+    affine = frame.affine.copy()
+    affine[:3, :3] = frame.affine[:3, :3] * ratio
+    affine[:3, 3] += frame.affine[:3, :3] @ ((ratio - 1) / 2)
+    return Frame(size, affine)

@@ -1,0 +1,259 @@
+"""Building an atlas: one energy that only falls, the same atlas wherever it started, was killed, or was shared."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medkit.atlas import AtlasFolder, AtlasSettings, HybridAtlas, PriorSpec, list_subjects
+from medkit.atlas.building.jobs import Jobs
+from medkit.atlas.building.level import blocks_of, mirrored
+from tests.atlas.phantom import cohort, correlation
+
+SIZE = (20, 24, 20)
+SPACING = 3.0
+SMALL = {"factors": (2, 1), "n_rounds": (2, 2), "n_steps": (5, 4), "n_template_steps": (0, 1), "alignment": "none",
+         "margin": 2, "tolerance": 0.0, "smallest_motion": 0.0}  # fmt: skip
+
+
+def save(folder: Path, images: torch.Tensor, ending: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    for i, image in enumerate(images):
+        nibabel.save(nibabel.Nifti1Image(image[0].numpy(), affine), folder / f"s{i}{ending}.nii")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("brains"), cohort(SIZE, 3, amplitude=1.0, width=3.0)[1])
+
+
+@pytest.fixture(scope="module")
+def built(brains, tmp_path_factory) -> AtlasFolder:
+    folder = tmp_path_factory.mktemp("built") / "atlas"
+    return HybridAtlas(folder, AtlasSettings(**SMALL)).build(list_subjects(brains))
+
+
+def state(atlas: AtlasFolder) -> list[torch.Tensor]:
+    return [atlas.template(), *(atlas.velocity(member) for member in atlas.members)]
+
+
+def same(a: AtlasFolder, b: AtlasFolder) -> bool:
+    return a.trace == b.trace and all(torch.equal(x, y) for x, y in zip(state(a), state(b), strict=True))
+
+
+def test_the_energy_only_falls_but_for_centring(built):
+    before = {}
+    for row in built.trace:
+        if row["round"]:
+            limit = 1.02 if row["step"] == "template" else 1 + 1e-6
+            assert row["energy"] <= limit * before[row["level"]], row
+        before[row["level"]] = row["energy"]
+    first, last = (next(row for row in rows if row["level"] == 2)["energy"] for rows in (built.trace, built.trace[::-1]))
+    assert last < 0.9 * first
+    assert sum(member.energy for member in built.members) <= last * 1.02
+
+
+def test_the_mean_of_the_velocities_is_none(built):
+    mean = sum(built.velocity(member) for member in built.members) / len(built.members)
+    largest = max(float(built.velocity(member).abs().max()) for member in built.members)
+    assert largest > 0.2
+    assert float(mean.abs().max()) < 1e-3 * largest + 1e-3
+
+
+def test_the_template_is_nearer_to_the_truth_than_the_mean_is(built, brains):
+    truth, images, _ = cohort(SIZE, 3, amplitude=1.0, width=3.0)
+    low, high = np.mean([member.intensities["image"] for member in built.members], axis=0)
+    inner = tuple(slice(a, a + n) for a, n in zip(((m - n + 1) // 2 for m, n in zip(built.frame.size, SIZE, strict=True)),
+                                                  SIZE, strict=True))  # fmt: skip
+    origin = np.linalg.inv(built.frame.affine) @ np.array([0, 0, 0, 1.0])
+    inner = tuple(slice(round(a), round(a) + n) for a, n in zip(origin[:3], SIZE, strict=True))
+    found = built.template()[(slice(None), slice(None), *inner)] * float(high - low) + float(low)
+    assert correlation(found, truth) > correlation(images.mean(0, keepdim=True), truth)
+    assert (found - truth).norm() < 0.8 * (images.mean(0, keepdim=True) - truth).norm()
+
+
+def test_the_atlas_of_one_image_is_that_image(tmp_path):
+    image = cohort(SIZE, 1, amplitude=0.0)[0]
+    subjects = list_subjects(save(tmp_path / "same", image.expand(3, -1, -1, -1, -1)))
+    atlas = HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL)).build(subjects)
+    assert all(not bool(atlas.velocity(member).any()) for member in atlas.members)
+    expected = torch.from_numpy(np.load(tmp_path / "atlas" / "check.npy")) if False else atlas.aligned(atlas.members[0])[0]
+    torch.testing.assert_close(atlas.template(), expected, atol=1e-6, rtol=0)
+
+
+class Guess:
+    """A prior that says what it was told to."""
+
+    def __init__(self, answer):
+        self.spec, self.answer = PriorSpec("svf", 3, divisor=1, antisymmetric=False), answer
+
+    def predict(self, template, subjects, *, spacing=None, attributes=None, **others):
+        return self.answer(subjects)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x.new_full((1, 3, *x.shape[2:]), torch.nan),
+        lambda x: x.new_full((1, 3, *x.shape[2:]), 1e9),
+        lambda x: x.new_zeros(1, 2, *x.shape[2:]),
+        lambda x: 1 / 0,
+    ],
+)
+def test_a_prior_of_nonsense_changes_nothing(answer, built, brains, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        settings = AtlasSettings(**{**SMALL, "mode": "hybrid"})
+        atlas = HybridAtlas(tmp_path / "atlas", settings, Guess(answer)).build(list_subjects(brains))
+    assert same(atlas, built)
+    assert "the prior" in caplog.text
+
+
+def test_noise_for_a_prior_does_no_harm(built, brains, tmp_path):
+    def noise(x):
+        return 3 * torch.randn(1, 3, *x.shape[2:], generator=torch.Generator().manual_seed(0))
+
+    settings = AtlasSettings(**{**SMALL, "mode": "hybrid"})
+    atlas = HybridAtlas(tmp_path / "atlas", settings, Guess(noise)).build(list_subjects(brains))
+    assert atlas.trace[-1]["energy"] <= 1.02 * built.trace[-1]["energy"]
+
+
+class Killed(BaseException):
+    """What a killed process does not survive."""
+
+
+@pytest.mark.parametrize("after", [1, 7, 16, 25, 40])
+def test_a_killed_run_goes_on_to_the_same_atlas(after, built, brains, tmp_path, monkeypatch):
+    whole, left = Jobs.each, [after]
+
+    def each(self, phase, names, work, show=None):
+        def mortal(name):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return work(name)
+
+        return whole(self, phase, names, mortal, show)
+
+    monkeypatch.setattr(Jobs, "each", each)
+    with pytest.raises(Killed):
+        HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL)).build(list_subjects(brains))
+    monkeypatch.setattr(Jobs, "each", whole)
+    assert same(HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL)).build(list_subjects(brains)), built)
+
+
+SHARED = """
+import json, sys, torch
+from medkit.atlas import AtlasSettings, HybridAtlas, list_subjects
+torch.set_num_threads(1)
+folder, brains, settings = sys.argv[1:]
+settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(settings).items()}
+HybridAtlas(folder, AtlasSettings(**settings), shared=True).build(list_subjects(brains))
+"""
+
+
+def test_two_processes_build_the_same_atlas(built, brains, tmp_path):
+    command = [sys.executable, "-c", SHARED, str(tmp_path / "atlas"), str(brains), json.dumps(SMALL)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    found = AtlasFolder(tmp_path / "atlas")
+    for a, b in zip(state(found), state(built), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)  # other numbers of threads round otherwise
+
+
+def test_a_symmetric_template_is_its_own_mirror_image(brains, tmp_path):
+    settings = AtlasSettings(**{**SMALL, "symmetric": True})
+    template = HybridAtlas(tmp_path / "atlas", settings).build(list_subjects(brains)).template()
+    assert torch.equal(template, template.flip(2))
+
+
+def test_contrasts_may_be_missing(tmp_path):
+    _, images, _ = cohort(SIZE, 3, amplitude=1.0, width=3.0)
+    save(tmp_path / "t1", images)
+    save(tmp_path / "t2", 1 - images[:2])
+    subjects = list_subjects({"t1": tmp_path / "t1", "t2": tmp_path / "t2"})
+    atlas = HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL)).build(subjects)
+    assert atlas.contrasts == ("t1", "t2")
+    t1, t2 = atlas.template()[0]
+    middle = tuple(slice(6, n - 6) for n in t1.shape)
+    assert correlation(t1[middle], t2[middle]) < -0.9
+
+
+def test_what_has_no_weight_changes_nothing(tmp_path):
+    _, images, _ = cohort(SIZE, 3, amplitude=1.0, width=3.0)
+    weights = torch.ones_like(images)
+    hole = (slice(None), slice(4, 14), slice(4, 14), slice(4, 14))
+    weights[0][hole] = 0
+    save(tmp_path / "w", weights)
+    found = []
+    for name, value in (("clean", None), ("spoilt", 0.4)):
+        spoilt = images.clone()
+        if value is not None:
+            spoilt[0][hole] = value
+        subjects = list_subjects(save(tmp_path / name, spoilt), weights=tmp_path / "w")
+        found.append(HybridAtlas(tmp_path / f"{name}-atlas", AtlasSettings(**SMALL)).build(subjects))
+    assert found[0].members[0].intensities != {}
+    torch.testing.assert_close(found[0].template(), found[1].template(), atol=1e-3, rtol=0)
+
+
+def test_another_atlas_in_the_folder_is_refused(built, brains, tmp_path):
+    with pytest.raises(ValueError, match="holds an atlas of other subjects or settings"):
+        HybridAtlas(built.folder, AtlasSettings(**{**SMALL, "n_final_steps": 1})).build(list_subjects(brains))
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="holds other files"):
+        HybridAtlas(tmp_path, AtlasSettings(**SMALL)).build(list_subjects(brains))
+    with pytest.raises(ValueError, match="at least two"):
+        HybridAtlas(tmp_path / "one", AtlasSettings(**SMALL)).build(list_subjects(brains)[:1])
+    with pytest.raises(ValueError, match="needs a 'prior'"):
+        HybridAtlas(tmp_path / "one", AtlasSettings(mode="hybrid"))
+    assert same(HybridAtlas(built.folder, AtlasSettings(**SMALL)).build(list_subjects(brains)), built)
+
+
+def test_a_bad_file_ends_the_run_by_its_name(brains, tmp_path):
+    save(tmp_path / "bad", cohort(SIZE, 3, amplitude=1.0, width=3.0)[1])
+    volume = np.full(SIZE, np.nan, np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "bad" / "s1.nii")
+    with pytest.raises(ValueError, match="the subject 's1' cannot be used: .* must hold finite numbers"):
+        HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL)).build(list_subjects(tmp_path / "bad"))
+
+
+def test_blocks_are_few_and_keep_the_order():
+    names = [str(i) for i in range(100)]
+    blocks = blocks_of(names)
+    assert len(blocks) <= 16
+    assert [name for block in blocks.values() for name in block] == names
+    assert len(blocks_of(names[:3])) == 3
+
+
+def test_a_mirror_twice_is_none():
+    field = torch.randn(1, 3, 4, 5, 6)
+    assert torch.equal(mirrored(mirrored(field)), field)
+    shift = torch.zeros(1, 3, 4, 4, 4)
+    shift[:, 0] = 1.0
+    assert torch.equal(mirrored(shift), -shift)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "fast"}, "'mode' must be one of"),
+        ({"alignment": "similar"}, "'alignment' one of"),
+        ({"factors": (1, 2)}, "'factors' must fall to 1"),
+        ({"n_rounds": (1,)}, "'n_rounds' must be 3 whole numbers"),
+        ({"n_rounds": (0, 1, 1)}, "'n_rounds' must be 3 whole numbers"),
+        ({"factors": (2, 1), "n_rounds": (1, 1), "n_template_steps": (0, 0)}, "'n_steps' must be given"),
+        ({"margin": -1}, "'margin' must be at least 0"),
+    ],
+)
+def test_wrong_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        AtlasSettings(**change)
