@@ -1,8 +1,10 @@
 """Registration and atlas building: a cohort in, its template and all transformations out."""
 
 from medkit.atlas.affine_mean import polar, without_mean
+from medkit.atlas.affine_registration import AffineRegistration, register_affine
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.frame import Frame, common_frame, resampled
+from medkit.atlas.intensities import match_intensities, normalised
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.priors import (
     IdentityPrior,
@@ -16,6 +18,12 @@ from medkit.atlas.pyramid import Grid, downsampled
 from medkit.atlas.registration import PairEnergy, Registration, RegistrationModel, register_pair, velocity_step
 from medkit.atlas.result import AtlasFolder, Member
 from medkit.atlas.shooting import GeodesicShooting
+from medkit.atlas.similarities import (
+    conditional_entropy,
+    local_decorrelation,
+    mutual_information,
+    similarity_term,
+)
 from medkit.atlas.subjects import AtlasSubject, list_subjects
 from medkit.atlas.template import TemplateSums, data_term
 from medkit.atlas.transform_files import (
@@ -28,6 +36,7 @@ from medkit.atlas.transform_files import (
 from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
+    "AffineRegistration",
     "AtlasFolder",
     "AtlasSubject",
     "Descent",
@@ -46,19 +55,26 @@ __all__ = [
     "TemplateSums",
     "Transformation",
     "common_frame",
+    "conditional_entropy",
     "data_term",
     "descend",
     "downsampled",
     "list_subjects",
+    "local_decorrelation",
     "make_prior",
+    "match_intensities",
+    "mutual_information",
+    "normalised",
     "polar",
     "predict_velocity",
     "read_affine",
     "read_displacement",
+    "register_affine",
     "register_pair",
     "register_prior",
     "regulariser",
     "resampled",
+    "similarity_term",
     "velocity_step",
     "without_mean",
     "write_affine",

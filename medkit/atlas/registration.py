@@ -14,6 +14,7 @@ from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.priors import RegistrationPrior, predict_velocity
 from medkit.atlas.pyramid import Grid, downsampled
 from medkit.atlas.shooting import GeodesicShooting
+from medkit.atlas.similarities import SIMILARITIES, similarity_term
 from medkit.atlas.template import check_images, data_term
 from medkit.atlas.transformation import StationaryVelocity, Transformation
 from medkit.ops import resize_field, warp
@@ -38,9 +39,12 @@ class RegistrationModel:
         n_steps: of a geodesic.
         n_modes: frequencies of a geodesic's velocity along each axis.
         form: of the data term, see :func:`data_term`.
+        similarity: ``"ssd"``, squared differences; ``"lncc"``, local correlation, for bias fields; ``"mi"``, mutual
+            information, for other contrasts; see :func:`similarity_term`.
+        window: of local correlation, voxels along each side, odd.
 
     Raises:
-        ValueError: if the path is unknown.
+        ValueError: if the path or the similarity is unknown.
 
     Example:
         >>> RegistrationModel(path="lddmm").sigma
@@ -57,11 +61,20 @@ class RegistrationModel:
     n_steps: int = 10
     n_modes: int = 32
     form: str = "subject"
+    similarity: str = "ssd"
+    window: int = 9
 
     def __post_init__(self) -> None:
         """Check the path."""
         if self.path not in MODELS:
             raise ValueError(f"RegistrationModel: 'path' must be one of {', '.join(MODELS)}, got {self.path!r}")
+        if self.similarity not in ("ssd", *SIMILARITIES):
+            raise ValueError(
+                f"RegistrationModel: 'similarity' must be one of ssd, {', '.join(SIMILARITIES)}, got "
+                f"{self.similarity!r}"
+            )
+        if self.window < 3 or self.window % 2 == 0:
+            raise ValueError(f"RegistrationModel: 'window' must be odd and at least 3, got {self.window}")
 
     def metric(self, grid: Grid) -> SobolevMetric:
         """Metric of the velocities for images on ``grid``."""
@@ -112,15 +125,15 @@ class PairEnergy:
     def data(self, velocity: Tensor) -> Tensor:
         """Return the data term ``(1,)`` of a velocity ``(1, D, *metric.size)``."""
         moved = self.displacement(velocity, inverse=self.model.form == "subject")
-        return data_term(
-            self.template,
-            self.subject,
-            moved,
-            self.weight,
-            self.model.sigma,
-            self.grid.voxel_volume,
-            self.model.form,
-        )
+        model, volume = self.model, self.grid.voxel_volume
+        if model.similarity == "ssd":
+            return data_term(self.template, self.subject, moved, self.weight, model.sigma, volume, model.form)
+        if model.form == "subject":
+            image, explained, weight = warp(self.template, moved), self.subject, self.weight
+        else:
+            image, explained = warp(self.subject, moved), self.template
+            weight = None if self.weight is None else warp(self.weight, moved)
+        return similarity_term(image, explained, weight, model.similarity, model.sigma, volume, model.window)
 
     @torch.no_grad()
     def energy(self, velocity: Tensor) -> float:

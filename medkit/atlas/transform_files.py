@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medkit.atlas.itk_images import linear_matrix, simple_itk
 from medkit.workflow import atomic_path
 
 if TYPE_CHECKING:
@@ -135,18 +136,10 @@ def read_displacement(path: AnyPath) -> tuple[Tensor, np.ndarray]:
     return torch.from_numpy(np.ascontiguousarray(field, dtype=np.float32))[None], affine
 
 
-def _simple_itk(name: str) -> Any:
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise ImportError(f"{name}: this needs SimpleITK; install it with: pip install 'medkit[slicer]'") from error
-    return SimpleITK
-
-
 def _itk_affine(name: str, matrix: Any) -> sitk.AffineTransform:
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     lps = flip @ _checked_affine(name, "matrix", matrix) @ flip
-    transform = _simple_itk(name).AffineTransform(3)
+    transform = simple_itk(name).AffineTransform(3)
     transform.SetMatrix(lps[:3, :3].ravel().tolist())
     transform.SetTranslation(lps[:3, 3].tolist())
     return transform
@@ -170,7 +163,7 @@ def write_affine(path: AnyPath, matrix: Any) -> None:
     _checked_suffix("write_affine", target, AFFINE_SUFFIXES)
     transform = _itk_affine("write_affine", matrix)
     with atomic_path(target) as temporary:
-        _simple_itk("write_affine").WriteTransform(transform, str(temporary))
+        simple_itk("write_affine").WriteTransform(transform, str(temporary))
 
 
 def read_affine(path: AnyPath) -> np.ndarray:
@@ -191,7 +184,7 @@ def read_affine(path: AnyPath) -> np.ndarray:
         >>> matrix = read_affine("subject_0GenericAffine.mat")
     """
     file = _checked_file("read_affine", path, AFFINE_SUFFIXES)
-    itk = _simple_itk("read_affine")
+    itk = simple_itk("read_affine")
     try:
         transform = itk.ReadTransform(str(file))
     except RuntimeError as error:
@@ -200,12 +193,8 @@ def read_affine(path: AnyPath) -> np.ndarray:
         ) from error
     if transform.GetDimension() != 3 or not transform.IsLinear():
         raise ValueError(f"read_affine: {file} must hold a linear map in 3-D, got {transform.GetName()}")
-    origin = np.asarray(transform.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.asarray(transform.TransformPoint(tuple(row))) - origin for row in np.eye(3)]
-    lps = np.eye(4)
-    lps[:3, :3], lps[:3, 3] = np.stack(columns, axis=1), origin
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return flip @ lps @ flip
+    return flip @ linear_matrix(transform) @ flip
 
 
 def write_composite(path: AnyPath, displacement: Tensor, affine: Any, matrix: Any) -> None:
@@ -231,7 +220,7 @@ def write_composite(path: AnyPath, displacement: Tensor, affine: Any, matrix: An
     _checked_suffix("write_composite", target, (".h5",))
     field = _checked_field("write_composite", displacement)
     grid = _checked_affine("write_composite", "affine", affine)
-    itk = _simple_itk("write_composite")
+    itk = simple_itk("write_composite")
     in_mm = np.einsum("ij,jxyz->zyxi", RAS_TO_LPS @ grid[:3, :3], field)
     image = itk.GetImageFromArray(np.ascontiguousarray(in_mm), isVector=True)
     lps = RAS_TO_LPS @ grid[:3]

@@ -1,4 +1,4 @@
-"""The atlas of a cohort: alignment, a pyramid of rounds, and a template that is a function of the final transformations."""
+"""The atlas of a cohort: alignment, a pyramid of rounds, and a template that follows from the last transformations."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ class HybridAtlas:
     threads); several processes that are started on one folder share the work, with the same result.
 
     Re-implemented from the published idea of Wu et al. 2022, "Hybrid Atlas Building with Deep Registration Priors"
-    (arXiv 2112.06406). Differs: stationary velocities by default (geodesics by ``RegistrationModel(path="lddmm")``); the
-    prior starts the transformations and does not replace them; steps of majorisation-minimisation for the template.
+    (arXiv 2112.06406). Differs: stationary velocities by default (geodesics by ``RegistrationModel(path="lddmm")``);
+    the prior starts the transformations and does not replace them; the template is sharpened by majorise-minimise
+    steps.
 
     Args:
         output_dir: folder of the atlas.
@@ -79,7 +80,9 @@ class HybridAtlas:
         self.folder = Path(output_dir)
         self.settings = AtlasSettings() if settings is None else settings
         if self.settings.mode != "iterative" and prior is None:
-            raise ValueError(f"HybridAtlas: the mode {self.settings.mode!r} needs a 'prior'; without one take 'iterative'")
+            raise ValueError(
+                f"HybridAtlas: the mode {self.settings.mode!r} needs a 'prior'; without one take 'iterative'"
+            )
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
         self.exclude_failed, self.keep_work = exclude_failed, keep_work
@@ -101,12 +104,12 @@ class HybridAtlas:
         began = time.monotonic()
         self._claim(subjects)
         jobs = Jobs(self.folder / "work", self.shared)
-        if (self.folder / RECORD).exists() and (not jobs.root.exists() or (jobs.root / "outputs" / "result.json").exists()):
+        if (self.folder / RECORD).exists() and (
+            not jobs.root.exists() or (jobs.root / "outputs" / "result.json").exists()
+        ):
             logger.info("%s is finished; nothing is left to do", self.folder)
             return AtlasFolder(self.folder)
-        prepared = Preparation(
-            jobs, self.settings, subjects, self.spacing, self.reference, self.exclude_failed
-        )
+        prepared = Preparation(jobs, self.settings, subjects, self.spacing, self.reference, self.exclude_failed)
         frame, members = prepared.align()
         logger.info(
             "%d subjects on %s voxels of %s mm", len(members), "x".join(map(str, frame.size)),
@@ -150,13 +153,14 @@ class HybridAtlas:
             steps = {name: float(record["step"]) for name, record in records.items()}
             energy = sum(float(record["energy"]) for record in records.values())
             motion = sum(float(record["motion_mm"]) for record in records.values()) / len(records)
-            trace.append({"level": i + 1, "round": k + 1, "step": "velocities", "energy": energy, "motion_mm": motion,
-                          "from_prior": sum(r["begun"] in ("prior", "half_prior") for r in records.values())})  # fmt: skip
+            from_prior = sum(record["begun"] in ("prior", "half_prior") for record in records.values())
+            at = {"level": i + 1, "round": k + 1}
+            trace.append({**at, "step": "velocities", "energy": energy, "motion_mm": motion, "from_prior": from_prior})
             template, velocities, found = level.centre(
                 label, velocities, template, energy, settings.n_template_steps[i]
             )
             after = float(found["energy"])
-            trace.append({"level": i + 1, "round": k + 1, "step": "template", **found})
+            trace.append({**at, "step": "template", **found})
             logger.info(
                 "level %d of %d, round %d of %d: energy %.6g, %.3g mm of motion, %.3g mm of bias",
                 i + 1, len(settings.factors), k + 1, settings.n_rounds[i], after, motion, found["bias_mm"],
@@ -235,12 +239,14 @@ class HybridAtlas:
             known = json.loads(path.read_text(encoding="utf-8"))["digest"]
             if known != digest:
                 raise ValueError(
-                    f"HybridAtlas: {self.folder} holds an atlas of other subjects or settings; take another 'output_dir', "
-                    "or delete it"
+                    f"HybridAtlas: {self.folder} holds an atlas of other subjects or settings; take another "
+                    "'output_dir', or delete it"
                 )
             return
         if self.folder.is_dir() and any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
-            raise ValueError(f"HybridAtlas: 'output_dir' must be empty or hold this atlas, {self.folder} holds other files")
+            raise ValueError(
+                f"HybridAtlas: 'output_dir' must be empty or hold this atlas, {self.folder} holds other files"
+            )
         with atomic_path(path) as temporary:
             text = json.dumps({"digest": digest, "settings": asdict(self.settings), "subjects": names}, indent=1)
             temporary.write_text(text, encoding="utf-8")

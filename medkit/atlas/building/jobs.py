@@ -1,7 +1,7 @@
 """Pieces of a long computation whose results are files: run once, resumed anywhere, and shared between processes.
 
-A piece is a pure function of files that exist before it, and its record is written last. So a run that is killed goes on
-where it was, with the same numbers; and two processes that run a piece twice do no harm.
+A piece is a pure function of files that exist before it, and its record is written last. So a run that is killed goes
+on where it was, with the same numbers; and two processes that run a piece twice do no harm.
 """
 
 from __future__ import annotations

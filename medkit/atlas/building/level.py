@@ -41,8 +41,8 @@ class Level:
         name: of the level; phases are called after it.
         settings: of the atlas.
         grid: of the images.
-        images: folder of the subjects on this grid, ``<name>.npy``, ``(C, *S)``, and ``<name>_weight.npy`` where not all
-            counts fully.
+        images: folder of the subjects on this grid, ``<name>.npy``, ``(C, *S)``, and ``<name>_weight.npy`` where not
+            all counts fully.
         names: of the subjects.
         device: where it is computed.
     """
@@ -260,7 +260,7 @@ class Level:
             label = f"{phase}-centred-{round(100 * share)}"
             template, after = self.follow(label, centred, previous, n_template_steps)
             # Other similarities than the squared difference are not what the template minimises: nothing to compare.
-            if getattr(self.model, "similarity", "ssd") != "ssd" or after <= LARGEST_RISE * energy:
+            if self.model.similarity != "ssd" or after <= LARGEST_RISE * energy:
                 break
             rise = 100 * (after / energy - 1)
             logger.info("%s: taking out %g of the mean would raise the energy by %.1f %%", phase, share, rise)

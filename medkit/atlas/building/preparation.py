@@ -100,7 +100,9 @@ class Preparation:
         self._spacings = [min(look["spacing"]) for record in records.values() for look in record.values()]
         fields = Appearance.__dataclass_fields__
         return {
-            name: {c: Appearance(**{key: value for key, value in look.items() if key in fields}) for c, look in r.items()}
+            name: {
+                c: Appearance(**{key: value for key, value in look.items() if key in fields}) for c, look in r.items()
+            }
             for name, r in records.items()
         }
 
@@ -158,7 +160,7 @@ class Preparation:
         lacking = [name for name, subject in self.subjects.items() if scan not in subject.images]
         if lacking:
             raise ValueError(
-                f"HybridAtlas: for the alignment all subjects must have the contrast {scan!r}, {lacking[0]!r} does not; "
+                f"HybridAtlas: for the alignment all subjects must have the contrast {scan!r}, {lacking[0]!r} has not; "
                 "align them before, and set alignment to 'none'"
             )
         names = list(self.subjects)
@@ -183,9 +185,7 @@ class Preparation:
                 else:
                     fixed, target = load(self.jobs.root / f"alignment-{k}-mean" / "mean.npy")[None], grid
                 start = None if k == 0 else before[name]
-                found = register_affine(
-                    fixed[0, 0], target.affine, moving[0, 0], source.affine, kind=kind, start=start
-                )
+                found = register_affine(fixed[0, 0], target.affine, moving[0, 0], source.affine, kind=kind, start=start)
                 return {"matrix": found.matrix.tolist(), "score": found.score}
 
             records = self.jobs.each(phase, names, work, lambda record: f"score {record['score']:.3f}")
@@ -200,12 +200,12 @@ class Preparation:
             logger.warning("the alignment of %s failed: %s", name, reason)
         if failed and not self.exclude_failed:
             raise ValueError(
-                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then align or "
-                "leave them out, or set exclude_failed"
+                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then align "
+                "or leave them out, or set exclude_failed"
             )
         return {name: matrix for name, matrix in matrices.items() if name not in failed}
 
-    def _mean(self, phase: str, image_of, matrices: Mapping[str, np.ndarray], grid: Frame) -> None:  # noqa: ANN001
+    def _mean(self, phase: str, image_of, matrices: Mapping[str, np.ndarray], grid: Frame) -> None:
         """Average all subjects as they are aligned now."""
 
         def work() -> Record:

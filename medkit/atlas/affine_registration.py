@@ -1,0 +1,243 @@
+"""Rigid, similarity and affine registration of two volumes on grids of their own, found again from any position."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medkit.atlas.affine_starts import FOREGROUND, LARGE_TURN, Framed, angle_of, framed, likeness, moved, starts
+from medkit.atlas.intensities import normalised
+from medkit.atlas.itk_images import itk_image, linear_matrix, simple_itk
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("rigid", "similarity", "affine")
+METRICS = ("mi", "lncc")
+N_VOXELS = (24, 48, 72)  # along the longest side of the object at each level: 8, 4 and 3 mm for a brain
+N_VOXELS_OF_STARTS = 16
+N_STEPS = (60, 60, 30)
+WINDOW = 2  # voxels around each one, of local correlation
+LARGE_TURN_GAIN = 0.03  # by which a start that is turned further must be better
+
+
+@dataclass(frozen=True)
+class AffineRegistration:
+    """A map found between two volumes.
+
+    Args:
+        matrix: ``(D + 1, D + 1)`` float64, from RAS mm of the fixed volume to RAS mm of the moving one.
+        score: how alike both are under it, inside the fixed weight (or the fixed object): correlation for ``"lncc"``,
+            mutual information as a share of the entropies for ``"mi"``; 1 is the same, 0 no relation.
+        overlap: Dice overlap of both objects under the map, 0 to 1.
+        n_starts: positions that were compared.
+        start: the one that won, ``(D + 1, D + 1)``.
+    """
+
+    matrix: np.ndarray
+    score: float
+    overlap: float
+    n_starts: int
+    start: np.ndarray
+
+
+def register_affine(
+    fixed: Tensor | np.ndarray,
+    fixed_affine: Any,
+    moving: Tensor | np.ndarray,
+    moving_affine: Any,
+    *,
+    kind: str = "affine",
+    metric: str = "mi",
+    fixed_weight: Tensor | np.ndarray | None = None,
+    moving_weight: Tensor | np.ndarray | None = None,
+    start: Any = None,
+    n_starts: int = 4,
+) -> AffineRegistration:
+    """Find the linear map between two volumes, whatever their grids and positions.
+
+    Without a start the objects are laid on each other in many turns, compared on a coarse grid, and the best few are
+    followed. Runs on one thread, without chance: repeats are equal bit for bit.
+
+    Args:
+        fixed: real, ``(X, Y, Z)`` or ``(X, Y)``, any unit.
+        fixed_affine: ``(D + 1, D + 1)``, its voxel indices to RAS mm.
+        moving: real, as many axes, on a grid of its own.
+        moving_affine: ``(D + 1, D + 1)``, its voxel indices to RAS mm.
+        kind: ``"rigid"``, ``"similarity"`` (one scale) or ``"affine"``.
+        metric: ``"mi"``, mutual information, or ``"lncc"``, local correlation: slower, for one contrast under bias.
+        fixed_weight: like ``fixed``, where above 0.5 it counts; ``None``: everywhere.
+        moving_weight: like ``moving``.
+        start: ``(D + 1, D + 1)``, from fixed to moving RAS mm, where to begin; ``None``: search for it.
+        n_starts: of those compared, how many are followed.
+
+    Returns:
+        The map and how well it fits. A moving volume that is constant gives score 0.
+
+    Raises:
+        ValueError: if a volume is not finite, has not two or three axes, or ``fixed`` is constant, an affine is
+            singular, or an option is unknown.
+        ImportError: without SimpleITK.
+
+    Example:
+        >>> found = register_affine(template, np.eye(4), subject, subject_affine, kind="rigid")
+        >>> found.matrix.shape
+        (4, 4)
+    """
+    itk = simple_itk("register_affine")
+    if kind not in KINDS or metric not in METRICS or n_starts < 1:
+        raise ValueError(
+            f"register_affine: 'kind' must be one of {', '.join(KINDS)}, 'metric' one of {', '.join(METRICS)}, "
+            f"'n_starts' at least 1, got {kind!r}, {metric!r} and {n_starts}"
+        )
+    still = _framed("fixed", fixed, fixed_affine, fixed_weight)
+    other = _framed("moving", moving, moving_affine, moving_weight)
+    if still.values.ndim != other.values.ndim:
+        raise ValueError(
+            "register_affine: 'fixed' and 'moving' must have as many axes, got "
+            f"{still.values.ndim - 2} and {other.values.ndim - 2}"
+        )
+    if not bool(still.values.any()):
+        raise ValueError("register_affine: 'fixed' must show something, it is constant")
+    levels = [tuple(x.at(still.extent / n) for x in (still, other)) for n in N_VOXELS]
+    given = None if start is None else _checked_affine("start", start, len(still.affine) - 1)
+    if not bool(other.values.any()):
+        logger.warning("register_affine: the moving volume is constant")
+        matrix = np.eye(len(still.affine)) if given is None else given
+        return AffineRegistration(matrix, 0.0, 0.0, 0, matrix)
+    search = _Search(itk, metric)
+    if given is not None:
+        found, n_compared, origin = _of_kind(given, kind, still.centroid), 1, given
+    else:
+        found, n_compared, origin = search.from_anywhere(*levels[0], n_starts)
+        found = search.improved(*levels[1], found, "rigid", 1)
+    for i_level in (0, 1, 2) if given is not None else (1, 2):
+        if kind != "rigid" or given is not None or i_level == 2:
+            found = search.improved(*levels[i_level], found, kind, i_level)
+    score, overlap = _fit(*levels[2], found, metric)
+    return AffineRegistration(found, score, overlap, n_compared, origin)
+
+
+def _checked_affine(argument: str, affine: Any, n_axes: int) -> np.ndarray:
+    matrix = np.asarray(affine, dtype=np.float64)
+    wanted = (n_axes + 1, n_axes + 1)
+    if matrix.shape != wanted or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        raise ValueError(f"register_affine: '{argument}' must be an invertible {wanted} matrix, got {matrix.tolist()}")
+    return matrix
+
+
+def _framed(argument: str, volume: Tensor | np.ndarray, affine: Any, weight: Tensor | np.ndarray | None) -> Framed:
+    values = torch.as_tensor(np.array(volume, dtype=np.float32))
+    if values.ndim not in (2, 3) or min(values.shape) < 4 or not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"register_affine: '{argument}' must be finite with two or three axes of at least 4 voxels, got "
+            f"{tuple(values.shape)}"
+        )
+    counted = None if weight is None else torch.as_tensor(np.array(weight, dtype=np.float32))
+    if counted is not None and (counted.shape != values.shape or not bool((counted > 0.5).any())):
+        raise ValueError(
+            f"register_affine: '{argument}_weight' must be {tuple(values.shape)} and somewhere above 0.5, got "
+            f"{tuple(counted.shape)}"
+        )
+    return framed(normalised(values), counted, _checked_affine(f"{argument}_affine", affine, values.ndim))
+
+
+def _fit(fixed: Framed, moving: Framed, matrix: np.ndarray, metric: str) -> tuple[float, float]:
+    """Score and overlap of the objects."""
+    here, there = fixed.values > FOREGROUND, moved(fixed, moving, matrix)[0] > FOREGROUND
+    mask = here.float() if fixed.weight is None else fixed.weight
+    both = 2 * float((here & there).sum()) / max(float(here.sum() + there.sum()), 1.0)
+    return likeness(fixed, moving, matrix, metric, mask), both
+
+
+def _of_kind(matrix: np.ndarray, kind: str, centre: np.ndarray) -> np.ndarray:
+    """Nearest map of a kind that takes the centre to the same point."""
+    n_axes = len(centre)
+    linear = matrix[:n_axes, :n_axes]
+    if kind != "affine":
+        left, values, right = np.linalg.svd(linear)
+        scale = np.prod(values) ** (1 / n_axes) if kind == "similarity" else 1.0
+        sign = np.diag([1.0] * (n_axes - 1) + [np.sign(np.linalg.det(left @ right))])
+        linear = scale * (left @ sign @ right)
+    out = np.eye(n_axes + 1)
+    out[:n_axes, :n_axes] = linear
+    out[:n_axes, n_axes] = matrix[:n_axes, :n_axes] @ centre + matrix[:n_axes, n_axes] - linear @ centre
+    return out
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Descents by SimpleITK, all with the same options."""
+
+    itk: Any
+    metric: str
+
+    def from_anywhere(self, fixed: Framed, moving: Framed, n_starts: int) -> tuple[np.ndarray, int, np.ndarray]:
+        """Rigid map at the coarsest level, how many starts were compared, and the one that won."""
+        candidates = list(starts(fixed, moving))
+        coarse = [x.at(fixed.extent / N_VOXELS_OF_STARTS) for x in (fixed, moving)]
+        scores = [likeness(*coarse, matrix, self.metric) for matrix in candidates]
+        chosen: list[np.ndarray] = []
+        for index in np.argsort(-np.array(scores), kind="stable"):
+            near = (angle_of(candidates[index][:-1, :-1].T @ other[:-1, :-1]) < 20 for other in chosen)
+            if not any(near):
+                chosen.append(candidates[index])
+            if len(chosen) == n_starts:
+                break
+        best, best_score, origin = chosen[0], -np.inf, chosen[0]
+        for candidate in chosen:
+            found = self.improved(fixed, moving, candidate, "rigid", 0)
+            score = likeness(fixed, moving, found, self.metric)
+            # Brains are nearly symmetric and headers mostly right: what turns far must be better by more than chance.
+            if angle_of(found[:-1, :-1]) > LARGE_TURN:
+                score -= LARGE_TURN_GAIN
+            if score > best_score:
+                best, best_score, origin = found, score, candidate
+        return best, len(candidates), origin
+
+    def improved(self, fixed: Framed, moving: Framed, matrix: np.ndarray, kind: str, i_level: int) -> np.ndarray:
+        """Descend on one level; where the descent fails or makes things worse, the map as it was."""
+        itk = self.itk
+        transform = self._transform(_of_kind(matrix, kind, fixed.centroid), kind, fixed.centroid)
+        images = [itk_image(itk, x.values[0, 0].numpy(), x.affine) for x in (fixed, moving)]
+        method = itk.ImageRegistrationMethod()
+        method.SetNumberOfThreads(1)  # sums over threads would differ in their last digits
+        if self.metric == "mi":
+            method.SetMetricAsMattesMutualInformation(32)
+        else:
+            method.SetMetricAsANTSNeighborhoodCorrelation(WINDOW)
+        for x, use in ((fixed, method.SetMetricFixedMask), (moving, method.SetMetricMovingMask)):
+            if x.weight is not None:
+                use(itk_image(itk, (x.weight[0, 0] > 0.5).numpy().astype(np.uint8), x.affine))
+        method.SetInterpolator(itk.sitkLinear)
+        voxel = float(fixed.spacing.min())
+        method.SetOptimizerAsRegularStepGradientDescent(voxel, 0.01 * voxel, N_STEPS[i_level], 0.6, 1e-8)
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.SetInitialTransform(transform, True)
+        try:
+            method.Execute(*images)
+        except RuntimeError as error:
+            logger.info("register_affine: a descent failed: %s", str(error).splitlines()[-1])
+            return matrix
+        found = linear_matrix(transform)
+        scores = [likeness(fixed, moving, m, self.metric) for m in (matrix, found)]
+        return found if scores[1] > scores[0] - LARGE_TURN_GAIN else matrix
+
+    def _transform(self, matrix: np.ndarray, kind: str, centre: np.ndarray) -> Any:
+        n_axes = len(centre)
+        classes = {
+            "rigid": ("Euler2DTransform", "Euler3DTransform"),
+            "similarity": ("Similarity2DTransform", "Similarity3DTransform"),
+        }
+        if kind == "affine":
+            transform = self.itk.AffineTransform(n_axes)
+        else:
+            transform = getattr(self.itk, classes[kind][n_axes - 2])()
+        transform.SetCenter(centre.tolist())
+        transform.SetMatrix(matrix[:n_axes, :n_axes].ravel().tolist())
+        transform.SetTranslation((matrix[:n_axes, :n_axes] @ centre + matrix[:n_axes, n_axes] - centre).tolist())
+        return transform
