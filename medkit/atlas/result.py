@@ -24,6 +24,7 @@ from medkit.workflow import atomic_path
 
 RECORD = "atlas.json"
 FORMAT = 1
+SMALLEST_SHARE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,10 @@ class AtlasFolder:
             self.symmetric = bool(record["symmetric"])
             self.members = tuple(_member(entry) for entry in record["members"])
             self.trace: list[dict[str, Any]] = record["trace"]
+            # Subjects that were registered to the finished template, and of which it knows nothing.
+            self.added = tuple(_member(entry) for entry in record.get("added", ()))
+            # Name and reason of each subject that was left out.
+            self.excluded: dict[str, str] = dict(record.get("excluded", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"AtlasFolder: {self.folder / RECORD} cannot be read: {error}") from error
 
@@ -89,17 +94,16 @@ class AtlasFolder:
         return self.model.metric(self.frame.grid)
 
     def member(self, name: str) -> Member:
-        """Return the member of a name.
+        """Return the member of a name, be it one that was added.
 
         Raises:
             ValueError: if there is none.
         """
-        for member in self.members:
+        known = (*self.members, *self.added)
+        for member in known:
             if member.name == name:
                 return member
-        raise ValueError(
-            f"AtlasFolder: there is no subject {name!r}; there are {', '.join(m.name for m in self.members)}"
-        )
+        raise ValueError(f"AtlasFolder: there is no subject {name!r}; there are {', '.join(m.name for m in known)}")
 
     def velocity(self, member: Member) -> Tensor:
         """Return the velocity of a subject, float32, ``(1, 3, *metric.size)``, in voxels of its own grid."""
@@ -143,9 +147,9 @@ def bring(
 
     Returns:
         Images, float32, ``(1, C, *frame.size)``, 0 to 1, and how much each voxel counts, the same shape, 0 to 1: what
-        is under the mask and within images that may go on beyond their edge; ``None`` if all counts fully.
+        is under the mask and within images that may go on beyond their edge; ``None`` if all counts fully. Voxels of
+        a file that do not count take no part in the interpolation.
     """
-    weight = _read(member, member.subject.weight, frame, displacement)
     images, weights = [], []
     for contrast in contrasts:
         if contrast not in member.subject.images:
@@ -153,13 +157,21 @@ def bring(
             weights.append(torch.zeros(1, 1, *frame.size))
             continue
         volume, source = stripped(member.subject, contrast)
-        beyond = "zeros" if member.is_whole[contrast] else "border"
-        image = scaled(volume, *member.intensities[contrast])
-        images.append(resampled(image, source, frame, member.matrix, displacement, padding=beyond))
-        seen = torch.ones(1, 1, *frame.size)
-        if not member.is_whole[contrast]:
-            seen = resampled(torch.ones_like(volume), source, frame, member.matrix, displacement, padding="zeros")
-        weights.append(seen if weight is None else seen * weight.clamp(0, 1))
+        image, is_whole = scaled(volume, *member.intensities[contrast]), member.is_whole[contrast]
+        if member.subject.weight is None and is_whole:
+            images.append(resampled(image, source, frame, member.matrix, displacement, padding="zeros"))
+            weights.append(torch.ones(1, 1, *frame.size))
+            continue
+        counted = torch.ones_like(image)
+        if member.subject.weight is not None:
+            weight, grid = load_volume(member.subject.weight)
+            counted = resampled(weight, grid, source, padding="zeros").clamp(0, 1)
+        # Weighted values and weights are interpolated, then divided: what does not count touches no neighbour.
+        both = resampled(torch.cat([image * counted, counted], 1), source, frame, member.matrix, displacement,
+                         padding="zeros")  # fmt: skip
+        top, seen = both.chunk(2, dim=1)
+        images.append(torch.where(seen > 0, top / seen.clamp(min=SMALLEST_SHARE), 0.0).clamp(0, 1))
+        weights.append(seen)
     whole = torch.cat(weights, 1)
     return torch.cat(images, 1), None if bool((whole == 1).all()) else whole
 
@@ -182,27 +194,44 @@ def stripped(subject: AtlasSubject, contrast: str) -> tuple[Tensor, Frame]:
     return torch.where(kept, volume, volume.min()), source
 
 
-def _read(member: Member, path: str | None, frame: Frame, displacement: Tensor | None) -> Tensor | None:
-    """A subject's map on the frame; 0 beyond its edge."""
-    if path is None:
-        return None
-    volume, source = load_volume(path)
-    return resampled(volume, source, frame, member.matrix, displacement, padding="zeros")
-
-
 def write_record(folder: str | Path, record: Mapping[str, Any], members: tuple[Member, ...]) -> None:
     """Write what :class:`AtlasFolder` reads.
 
     Args:
         folder: of the atlas.
-        record: ``size``, ``affine``, ``contrasts``, ``model``, ``n_final_steps``, ``symmetric`` and ``trace``.
+        record: ``size``, ``affine``, ``contrasts``, ``model``, ``n_final_steps``, ``symmetric``, ``trace`` (a list of
+            dictionaries, ``energy`` among them) and, if there are any, ``excluded``: names of subjects that were left
+            out, and why.
         members: the subjects.
     """
-    entries = [{**asdict(m.subject), "matrix": m.matrix.tolist(), "intensities": dict(m.intensities),
-                "is_whole": dict(m.is_whole), "energy": m.energy} for m in members]  # fmt: skip
-    with atomic_path(Path(folder) / RECORD) as temporary:
-        text = json.dumps({"format": FORMAT, **record, "members": entries}, indent=1)
-        temporary.write_text(text, encoding="utf-8")
+    _write(Path(folder), {"format": FORMAT, **record, "members": [_entry(m) for m in members]})
+
+
+def add_to_record(folder: str | Path, member: Member) -> None:
+    """Write a subject that was registered to the finished template into its record, in the place of an older one.
+
+    Args:
+        folder: of the atlas.
+        member: the subject.
+
+    Raises:
+        ValueError: if the atlas was built of a subject of this name.
+    """
+    record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+    if member.name in {entry["name"] for entry in record["members"]}:
+        raise ValueError(f"add_to_record: the atlas was built of {member.name!r}; give the new subject another name")
+    others = [entry for entry in record.get("added", ()) if entry["name"] != member.name]
+    _write(Path(folder), {**record, "added": [*others, _entry(member)]})
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    with atomic_path(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _entry(member: Member) -> dict[str, Any]:
+    return {**asdict(member.subject), "matrix": member.matrix.tolist(), "intensities": dict(member.intensities),
+            "is_whole": dict(member.is_whole), "energy": member.energy}  # fmt: skip
 
 
 def _member(entry: Mapping[str, Any]) -> Member:

@@ -115,6 +115,24 @@ class TemplateSums:
             self.numerator += top
             self.denominator += bottom
 
+    def add(self, values: Tensor, weight: Tensor) -> None:
+        """Add subjects that lie on the template's grid already.
+
+        Args:
+            values: real, ``(B, C, *S)``.
+            weight: ``(B, 1 or C, *S)``, how much each voxel counts, at least 0.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        check_images("TemplateSums.add", self.numerator, values, weight)
+        share = weight.double().expand(values.shape)
+        self._add(share * values.double(), share)
+
+    def mirrored(self) -> "TemplateSums":
+        """Return the sums of the subjects and of their mirror images along the first axis, halved."""
+        return TemplateSums(*((x + x.flip(2)) / 2 for x in (self.numerator, self.denominator)))
+
     def add_pulled(
         self,
         subject: Tensor,
