@@ -2,6 +2,7 @@
 
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.affine_registration import AffineRegistration, register_affine
+from medkit.atlas.building import AtlasSettings, HybridAtlas
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.intensities import match_intensities, normalised
@@ -38,11 +39,13 @@ from medkit.atlas.transformation import StationaryVelocity, Transformation
 __all__ = [
     "AffineRegistration",
     "AtlasFolder",
+    "AtlasSettings",
     "AtlasSubject",
     "Descent",
     "Frame",
     "GeodesicShooting",
     "Grid",
+    "HybridAtlas",
     "IdentityPrior",
     "Member",
     "PairEnergy",

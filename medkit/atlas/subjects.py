@@ -12,6 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
+from medkit.data import BrainCohort
+from medkit.data.cohort.labels import BRAIN
+from medkit.workflow import atomic_path
+
 SUFFIXES = (".nii.gz", ".nii")
 LISTS = (".json", ".csv", ".tsv")
 NAMES = ("name", "subject", "case")
@@ -44,11 +51,12 @@ class AtlasSubject:
 
 
 def list_subjects(
-    images: Files | Mapping[str, Files],
+    images: Files | Mapping[str, Files] | None,
     masks: Files | None = None,
     weights: Files | None = None,
     labels: Files | None = None,
     covariates: str | os.PathLike[str] | None = None,
+    cohort: BrainCohort | None = None,
 ) -> list[AtlasSubject]:
     """Find the subjects of an atlas.
 
@@ -60,11 +68,13 @@ def list_subjects(
         images: pattern such as ``dir/*.nii.gz``, folder, list of paths, or for each contrast one of these, and then a
             subject may lack some; or a ``.json``, ``.csv`` or ``.tsv`` file with one row for each subject: ``name``,
             one column for each contrast, and where there are ``mask``, ``weight``, ``labels``; columns of numbers are
-            attributes.
+            attributes. ``None``: the subjects of ``cohort``.
         masks: pattern, folder or list of masks of what is kept, such as brains.
         weights: pattern, folder or list of how much each voxel counts.
         labels: pattern, folder or list of label maps.
         covariates: ``.csv`` or ``.tsv`` file with a column ``name`` and columns of numbers.
+        cohort: simulated subjects, with masks of their brains and labels of their tissues; what is missing of their
+            files is generated.
 
     Returns:
         The subjects, in the order of their names.
@@ -76,7 +86,11 @@ def list_subjects(
         >>> [subject.name for subject in list_subjects("brains/*_T1.nii.gz", labels="brains/*_seg.nii.gz")]
         ['1000', '1001']
     """
-    if isinstance(images, (str, os.PathLike)) and str(images).lower().endswith(LISTS):
+    if images is None:
+        if cohort is None:
+            raise ValueError("list_subjects: 'images' must be given, or a simulated 'cohort'")
+        subjects = _simulated(cohort)
+    elif isinstance(images, (str, os.PathLike)) and str(images).lower().endswith(LISTS):
         subjects = _listed(Path(images))
     else:
         kinds = images if isinstance(images, Mapping) else {"image": images}
@@ -215,4 +229,20 @@ def _listed(path: Path) -> list[AtlasSubject]:
             raise ValueError(f"list_subjects: {path} must name at least one image of {name!r}")
         parts = {key: resolved(row[key]) for key in PARTS if row.get(key)}
         subjects.append(AtlasSubject(name, images, **parts, attributes=numbers))
+    return subjects
+
+
+def _simulated(cohort: BrainCohort) -> list[AtlasSubject]:
+    """Subjects of a simulated cohort; a mask of the brain is written beside the files of each."""
+    brain = [cohort.LABELS[name] for name in BRAIN]
+    subjects = []
+    for entry in cohort.datalist():
+        path = Path(entry["labels"]).with_name(f"{entry['case']}_brain.nii")
+        if not path.exists():
+            labels = nib.load(entry["labels"])
+            mask = np.isin(np.asarray(labels.dataobj), brain).astype(np.uint8)
+            with atomic_path(path) as temporary:
+                nib.save(nib.Nifti1Image(mask, labels.affine), temporary)
+        images = {contrast: entry[contrast] for contrast in cohort.contrasts}
+        subjects.append(AtlasSubject(entry["case"], images, mask=str(path), labels=entry["labels"]))
     return subjects

@@ -157,10 +157,14 @@ class TemplateSums:
         share = torch.full_like(subject[:, :1], 1 / sigma**2)
         if form == "subject":
             share = share * jacobian_determinant(displacement).clamp(min=SMALLEST_VOLUME)
-        if weight is not None:
-            share = share * warp(weight, displacement)
-        pulled = warp(subject, displacement)
-        self._add(share * pulled, share.expand_as(pulled))
+        if weight is None:
+            pulled = warp(subject, displacement)
+            self._add(share * pulled, share.expand_as(pulled))
+            return
+        # Weighted values are interpolated, not values: what does not count touches no neighbour.
+        both = warp(torch.cat([subject * weight, weight.expand_as(subject)], 1), displacement)
+        pulled, counted = both.chunk(2, dim=1)
+        self._add(share * pulled, share * counted)
 
     def add_residual(
         self, template: Tensor, subject: Tensor, inverse: Tensor, weight: Tensor | None = None, sigma: float = 0.03

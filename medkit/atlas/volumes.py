@@ -78,7 +78,7 @@ class Appearance:
     is_whole: bool
 
 
-def appearance(image: Tensor, frame: Frame) -> Appearance:
+def appearance(image: Tensor, frame: Frame, weight: Tensor | None = None) -> Appearance:
     """Measure intensities and foreground of a volume.
 
     Intensities from the 0.5th percentile of the image to the 99.5th of the foreground become 0 to 1; of a
@@ -87,6 +87,7 @@ def appearance(image: Tensor, frame: Frame) -> Appearance:
     Args:
         image: real, ``(1, 1, X, Y, Z)``.
         frame: its grid.
+        weight: ``(1, 1, X, Y, Z)``, how much each voxel counts; what does not is not looked at. ``None``: 1.
 
     Returns:
         What was measured.
@@ -99,6 +100,11 @@ def appearance(image: Tensor, frame: Frame) -> Appearance:
         False
     """
     array = image[0, 0].numpy()
+    if weight is not None:
+        counted = weight[0, 0].numpy() > 0
+        if not counted.any():
+            raise ValueError("appearance: the weight must be above 0 somewhere in the image")
+        array = np.where(counted, array, array[counted].min())
     low = float(np.percentile(array, PERCENTILES[0]))
     brightest = float(np.percentile(array[array > low], 99.9)) if (array > low).any() else low
     seen = array > low + FOREGROUND_SHARE * (brightest - low)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medkit.atlas import list_subjects
+from medkit.data import BrainCohort
 
 
 def save(path, value=1.0):
@@ -65,6 +66,18 @@ def test_covariates_join_by_name(brains, tmp_path):
     (tmp_path / "ages.csv").write_text("name,age,sex\n1001,30,f\n1007,,m\n")
     subjects = list_subjects(brains / "*_SS.nii.gz", covariates=tmp_path / "ages.csv")
     assert [dict(s.attributes) for s in subjects] == [{}, {"age": 30.0}, {}]
+
+
+def test_simulated_subjects_have_masks_of_their_brains(tmp_path):
+    cohort = BrainCohort(2, spacing=8.0, contrasts=("t1",), cache_dir=tmp_path)
+    subjects = list_subjects(None, cohort=cohort)
+    assert [s.name for s in subjects] == ["train-0000", "train-0001"]
+    mask, labels, image = (np.asarray(nibabel.load(path).dataobj) for path in
+                           (subjects[1].mask, subjects[1].labels, subjects[1].images["t1"]))  # fmt: skip
+    assert (labels[mask > 0] > 0).all()
+    assert mask.sum() < 0.7 * (image > 0.05).sum(), "a head has more than its brain"
+    with pytest.raises(ValueError, match="'images' must be given"):
+        list_subjects(None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from medkit.atlas.building.finishing import write_outputs
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.level import Level
 from medkit.atlas.building.preparation import Preparation
@@ -177,10 +178,15 @@ class HybridAtlas:
         folder = jobs.folder(phase)
 
         def work(name: str) -> Record:
-            for ending in ("", "_weight"):
-                path = source / f"{name}{ending}.npy"
-                if path.exists():
-                    store(folder / path.name, downsampled(load(path)[None], size)[0])
+            image, path = load(source / f"{name}.npy")[None], source / f"{name}_weight.npy"
+            if path.exists():
+                weight = load(path)[None]
+                coarse = downsampled(weight, size)
+                store(folder / path.name, coarse[0])
+                image = downsampled(image * weight, size) / coarse.clamp(min=1e-6)
+            else:
+                image = downsampled(image, size)
+            store(folder / f"{name}.npy", image[0])
             return {}
 
         jobs.each(phase, names, work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medkit.atlas.building.jobs import Jobs, Record
-from medkit.atlas.outputs import recompute_template, write_label_atlas, write_measures, write_transforms
+from medkit.atlas.outputs import recompute_template, write_transforms
 from medkit.atlas.result import AtlasFolder
 
 

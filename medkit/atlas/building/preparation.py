@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from medkit.atlas.affine_mean import without_mean
-from medkit.atlas.affine_registration import misaligned, register_affine
+from medkit.atlas.affine_registration import register_affine
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import load, store
 from medkit.atlas.frame import Frame, common_frame, resampled
+from medkit.atlas.misalignment import misaligned
 from medkit.atlas.result import Member, bring, stripped
 from medkit.atlas.subjects import AtlasSubject
 from medkit.atlas.volumes import Appearance, appearance, load_volume, scaled
@@ -91,7 +92,12 @@ class Preparation:
                 found = {}
                 for contrast in subject.images:
                     volume, source = stripped(subject, contrast)
-                    found[contrast] = {**asdict(appearance(volume, source)), "spacing": source.grid.spacing}
+                    weight = None
+                    if subject.weight is not None:
+                        values, grid = load_volume(subject.weight)
+                        weight = resampled(values, grid, source, mode="nearest", padding="zeros")
+                    seen = appearance(volume, source, weight)
+                    found[contrast] = {**asdict(seen), "spacing": source.grid.spacing}
                 return found
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"the subject {name!r} cannot be used: {error}") from error
@@ -179,14 +185,14 @@ class Preparation:
             def work(name: str, k: int = k, kind: str = kind, before: Mapping[str, np.ndarray] = matrices) -> Record:
                 moving, source = image_of(name)
                 if k == 0 and name == first:
-                    return {"matrix": np.eye(4).tolist(), "score": 1.0}
+                    return {"matrix": np.eye(4).tolist(), "score": 1.0, "overlap": 1.0}
                 if k == 0:
                     fixed, target = image_of(first)
                 else:
                     fixed, target = load(self.jobs.root / f"alignment-{k}-mean" / "mean.npy")[None], grid
                 start = None if k == 0 else before[name]
                 found = register_affine(fixed[0, 0], target.affine, moving[0, 0], source.affine, kind=kind, start=start)
-                return {"matrix": found.matrix.tolist(), "score": found.score}
+                return {"matrix": found.matrix.tolist(), "score": found.score, "overlap": found.overlap}
 
             records = self.jobs.each(phase, names, work, lambda record: f"score {record['score']:.3f}")
             maps = torch.tensor([records[name]["matrix"] for name in names], dtype=torch.float64)
@@ -194,14 +200,15 @@ class Preparation:
             matrices = {name: matrix.numpy() for name, matrix in zip(names, centred, strict=True)}
             if k + 1 < self.settings.n_alignment_rounds:
                 self._mean(f"{phase}-mean", image_of, matrices, grid)
-        scores = [float(records[name]["score"]) for name in names]
-        failed = {names[i]: reason for i, reason in misaligned(scores, [matrices[name] for name in names])}
+        scores, overlaps = ([float(records[name][key]) for name in names] for key in ("score", "overlap"))
+        bad = misaligned(scores, [matrices[name] for name in names], overlaps)
+        failed = {names[i]: reason for i, reason in bad}
         for name, reason in failed.items():
             logger.warning("the alignment of %s failed: %s", name, reason)
         if failed and not self.exclude_failed:
             raise ValueError(
-                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then align "
-                "or leave them out, or set exclude_failed"
+                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then "
+                "align or leave them out, or set exclude_failed"
             )
         return {name: matrix for name, matrix in matrices.items() if name not in failed}
 
