@@ -24,7 +24,7 @@ _DOOR_ERRORS = (
 )
 _FILE_ERRORS = (FileNotFoundError, NotADirectoryError, PermissionError)
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"  # how torch begins when weights belong to another network
-_COMMANDS = ("monai.bundle.__main__", "medkit.cli")
+_COMMANDS = ("monai.bundle.__main__", "medkit.cli.__main__")
 # A door's message opens with its function, "check_knobs: …"; what Python itself says inside medkit is a defect.
 _DOOR = re.compile(r"[A-Za-z_][\w.]*: .")
 # A data-loader worker hands its error over as text: the frame that raised, its code, and "ValueError: message".

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from medkit import __version__
+from medkit.cli.atlas import add_atlas_commands
 
 __all__ = ["find_bundles", "main"]
 
 _DESCRIPTION = """\
-Run, inspect, verify and export medkit's bundles, and convert data for them.
+Run, inspect, verify and export medkit's bundles, convert data for them, build atlases, and register images.
 
   medkit list                               the bundles that are found, with what they do
   medkit info clgnet                        what a bundle reads, writes and reaches, and its options
@@ -25,6 +26,8 @@ Run, inspect, verify and export medkit's bundles, and convert data for them.
   medkit verify clgnet                      metadata, required ids, and the network's input and output
   medkit export clgnet                      TorchScript and ONNX files
   medkit convert scans fast                 k-space of any readable format as .h5 files that are fast to read
+  medkit atlas build --images 'a/*.nii.gz'  an atlas of a cohort; see medkit atlas --help
+  medkit register fixed.nii moving.nii out  two images, and the transformations between them
 
 Bundles are looked for in $MEDKIT_BUNDLES (folders, separated as in $PATH), in ./bundles, and beside the package;
 a path to a bundle works everywhere instead of its name. MEDKIT_DEBUG=1 shows the traceback of an error.
@@ -77,7 +80,7 @@ def find_bundles() -> dict[str, Path]:
         PosixPath('/home/me/medkit/bundles/clgnet')
     """
     places = [Path(place) for place in os.environ.get("MEDKIT_BUNDLES", "").split(os.pathsep) if place]
-    places += [Path.cwd() / "bundles", Path(__file__).resolve().parent.parent / "bundles"]
+    places += [Path.cwd() / "bundles", Path(__file__).resolve().parents[2] / "bundles"]
     found: dict[str, Path] = {}
     for place in places:
         for metadata in sorted(place.glob("*/configs/metadata.json")):
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--method", choices=("script", "trace"), default="script", help="of TorchScript (default: script)"
     )
+    add_atlas_commands(commands, _run)
     convert = add("convert", _convert, "convert k-space to .h5 files that are fast to read, for a training")
     convert.add_argument("source", help="file, folder or datalist of exams")
     convert.add_argument("dest", help="folder to write to")
@@ -284,7 +288,3 @@ def _convert(options: argparse.Namespace) -> int:
     files = convert_acquisitions(**arguments)
     _say(f"{len(files)} files are in {options.dest}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
