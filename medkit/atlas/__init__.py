@@ -2,9 +2,11 @@
 
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.affine_registration import AffineRegistration, register_affine
+from medkit.atlas.bias_field import bias_corrected
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.intensities import match_intensities, normalised
 from medkit.atlas.metric import SobolevMetric
+from medkit.atlas.misalignment import misaligned
 from medkit.atlas.priors import (
     IdentityPrior,
     PriorSpec,
@@ -47,6 +49,7 @@ __all__ = [
     "StationaryVelocity",
     "TemplateSums",
     "Transformation",
+    "bias_corrected",
     "conditional_entropy",
     "data_term",
     "descend",
@@ -54,6 +57,7 @@ __all__ = [
     "local_decorrelation",
     "make_prior",
     "match_intensities",
+    "misaligned",
     "mutual_information",
     "normalised",
     "polar",
