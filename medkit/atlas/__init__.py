@@ -2,11 +2,13 @@
 
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.affine_registration import AffineRegistration, register_affine
+from medkit.atlas.bias_field import bias_corrected
 from medkit.atlas.building import AtlasSettings, HybridAtlas
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.intensities import match_intensities, normalised
 from medkit.atlas.metric import SobolevMetric
+from medkit.atlas.misalignment import misaligned
 from medkit.atlas.priors import (
     IdentityPrior,
     PriorSpec,
@@ -57,6 +59,7 @@ __all__ = [
     "StationaryVelocity",
     "TemplateSums",
     "Transformation",
+    "bias_corrected",
     "common_frame",
     "conditional_entropy",
     "data_term",
@@ -66,6 +69,7 @@ __all__ = [
     "local_decorrelation",
     "make_prior",
     "match_intensities",
+    "misaligned",
     "mutual_information",
     "normalised",
     "polar",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medkit.atlas.affine_starts import FOREGROUND, LARGE_TURN, Framed, angle_of, framed, likeness, moved, starts
@@ -31,8 +32,8 @@ class AffineRegistration:
 
     Args:
         matrix: ``(D + 1, D + 1)`` float64, from RAS mm of the fixed volume to RAS mm of the moving one.
-        score: how alike both are under it, inside the fixed weight (or the fixed object): correlation for ``"lncc"``,
-            mutual information as a share of the entropies for ``"mi"``; 1 is the same, 0 no relation.
+        score: how alike both are under it, inside the fixed weight (or the fixed object less its edge):
+            correlation for ``"lncc"``, mutual information as a share of the entropies for ``"mi"``; 1 is the same, 0 no relation.
         overlap: Dice overlap of both objects under the map, 0 to 1.
         n_starts: positions that were compared.
         start: the one that won, ``(D + 1, D + 1)``.
@@ -118,7 +119,7 @@ def register_affine(
     for i_level in (0, 1, 2) if given is not None else (1, 2):
         if kind != "rigid" or given is not None or i_level == 2:
             found = search.improved(*levels[i_level], found, kind, i_level)
-    score, overlap = _fit(*levels[2], found, metric)
+    score, overlap = _fit(*levels[1], found, metric)
     return AffineRegistration(found, score, overlap, n_compared, origin)
 
 
@@ -131,13 +132,13 @@ def _checked_affine(argument: str, affine: Any, n_axes: int) -> np.ndarray:
 
 
 def _framed(argument: str, volume: Tensor | np.ndarray, affine: Any, weight: Tensor | np.ndarray | None) -> Framed:
-    values = torch.as_tensor(np.array(volume, dtype=np.float32))
+    values = torch.as_tensor(volume, dtype=torch.float32).detach().cpu()
     if values.ndim not in (2, 3) or min(values.shape) < 4 or not bool(torch.isfinite(values).all()):
         raise ValueError(
             f"register_affine: '{argument}' must be finite with two or three axes of at least 4 voxels, got "
             f"{tuple(values.shape)}"
         )
-    counted = None if weight is None else torch.as_tensor(np.array(weight, dtype=np.float32))
+    counted = None if weight is None else torch.as_tensor(weight, dtype=torch.float32).detach().cpu()
     if counted is not None and (counted.shape != values.shape or not bool((counted > 0.5).any())):
         raise ValueError(
             f"register_affine: '{argument}_weight' must be {tuple(values.shape)} and somewhere above 0.5, got "
@@ -149,7 +150,12 @@ def _framed(argument: str, volume: Tensor | np.ndarray, affine: Any, weight: Ten
 def _fit(fixed: Framed, moving: Framed, matrix: np.ndarray, metric: str) -> tuple[float, float]:
     """Score and overlap of the objects."""
     here, there = fixed.values > FOREGROUND, moved(fixed, moving, matrix)[0] > FOREGROUND
-    mask = here.float() if fixed.weight is None else fixed.weight
+    mask = fixed.weight
+    if mask is None:
+        # Without the object's edge, which any filled shape would fit.
+        pool = F.max_pool2d if here.ndim == 4 else F.max_pool3d
+        inner = 1 - pool((~here).float(), 3, stride=1, padding=1)
+        mask = inner if bool(inner.any()) else here.float()
     both = 2 * float((here & there).sum()) / max(float(here.sum() + there.sum()), 1.0)
     return likeness(fixed, moving, matrix, metric, mask), both
 
@@ -167,6 +173,10 @@ def _of_kind(matrix: np.ndarray, kind: str, centre: np.ndarray) -> np.ndarray:
     out[:n_axes, :n_axes] = linear
     out[:n_axes, n_axes] = matrix[:n_axes, :n_axes] @ centre + matrix[:n_axes, n_axes] - linear @ centre
     return out
+
+
+def OPT(method, voxel, n):
+    method.SetOptimizerAsRegularStepGradientDescent(voxel, 0.01 * voxel, n, 0.6, 1e-8)
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,7 @@ class _Search:
                 use(itk_image(itk, (x.weight[0, 0] > 0.5).numpy().astype(np.uint8), x.affine))
         method.SetInterpolator(itk.sitkLinear)
         voxel = float(fixed.spacing.min())
-        method.SetOptimizerAsRegularStepGradientDescent(voxel, 0.01 * voxel, N_STEPS[i_level], 0.6, 1e-8)
+        OPT(method, voxel, N_STEPS[i_level])
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, True)
         try:

@@ -106,7 +106,7 @@ def _turn(plane: tuple[int, int], degrees: float, n_axes: int) -> np.ndarray:
 
 
 def turns(n_axes: int) -> list[np.ndarray]:
-    """Return rotations to try, smallest first: 30 degrees about each axis, on all that permute axes.
+    """Return rotations to try, smallest first: 30 degrees about the axes, after all that permute them.
 
     No rotation in space is further than about 30 degrees from one of them.
     """

@@ -87,7 +87,7 @@ def match_intensities(
     places = torch.linspace(LOWER, UPPER, n_quantiles, dtype=torch.float64)
     knots, targets = (_percentiles(x, places) for x in (here, there))
     knots, group = knots.unique_consecutive(return_inverse=True)
-    targets = torch.zeros_like(knots).index_reduce(0, group, targets, "mean", include_self=False)
+    targets = torch.zeros_like(knots).index_add(0, group, targets) / group.bincount()
     if len(knots) < 2:
         return out.clone()
     slopes = targets.diff() / knots.diff()

@@ -163,8 +163,8 @@ def similarity_term(
     .. math:: h^D \sum_x w(x) \, \frac{c^2}{2 \sigma^2} \, d
 
     where :math:`d` is :func:`local_decorrelation` or :func:`conditional_entropy`. Both measure squared differences as
-    a share of the squared contrast there, so that times a typical contrast :math:`c` (0.3 and 0.2, intensities being
-    0 to 1) they weigh against smoothness as squared differences do, and ``sigma`` keeps its meaning.
+    a share of the squared contrast there, so that times a typical contrast :math:`c` (0.3 and 0.2, intensities being 0
+    to 1) they weigh against smoothness as squared differences do, and ``sigma`` keeps its meaning.
 
     Args:
         image: real, ``(B, C, *S)``, intensities 0 to 1.
