@@ -3,6 +3,7 @@
 from medkit.atlas.outputs.final_template import Estimate, estimate_template, recompute_template
 from medkit.atlas.outputs.label_atlas import read_probabilities, write_label_atlas
 from medkit.atlas.outputs.label_propagation import propagate_labels, write_subject_labels
+from medkit.atlas.outputs.measures import write_label_volumes, write_measures
 from medkit.atlas.outputs.saved_transforms import write_transforms
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "read_probabilities",
     "recompute_template",
     "write_label_atlas",
+    "write_label_volumes",
+    "write_measures",
     "write_subject_labels",
     "write_transforms",
 ]

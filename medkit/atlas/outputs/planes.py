@@ -1,4 +1,4 @@
-"""Slices of volumes along the three planes, turned as radiologists look at them, with letters that say where is what."""
+"""Slices of volumes in the three planes, turned as radiologists look at them, with letters that say where is what."""
 
 from __future__ import annotations
 
