@@ -49,7 +49,7 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, facecolor=PAPER, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     FigureCanvasAgg(figure)
     return figure
@@ -193,6 +193,22 @@ def checkerboard(first: Tensor, second: Tensor, n_squares: int = SQUARES) -> Ten
     cells = [torch.arange(n) // side for n in first.shape]
     odd = (cells[0].reshape(-1, 1, 1) + cells[1].reshape(1, -1, 1) + cells[2].reshape(1, 1, -1)) % 2
     return torch.where(odd == 1, second, first)
+
+
+def draw_rows(rows: Sequence[Sequence[Layer]], planes: Planes) -> Figure:
+    """For each row some volumes in the axial and the coronal plane."""
+    n_columns = max(len(row) for row in rows)
+    scale, used = _scale(planes), ("axial", "coronal")
+    shapes = [planes.shape(plane) for plane in used]
+    width = scale * n_columns * max(w for _, w in shapes) + 0.2
+    figure = new_figure(width, len(rows) * sum(scale * h + 0.3 for h, _ in shapes))
+    axes = figure.subplots(2 * len(rows), n_columns, squeeze=False, height_ratios=[h for h, _ in shapes] * len(rows))
+    for i, row in enumerate(rows):
+        for j, plane in enumerate(used):
+            for axis, layer in zip(axes[2 * i + j], row, strict=True):
+                _show(figure, axis, planes, plane, layer)
+                axis.set_title(layer.name, color=INK, fontsize=8, parse_math=False)
+    return figure
 
 
 def draw_energies(trace: Sequence[Mapping[str, Any]]) -> Figure | None:

@@ -35,6 +35,7 @@ PREVIEW = "preview.png"
 N_SHOWN = 24  # subjects
 N_WORST = 5
 N_PREVIEW = 4
+DARKER = 0.75
 UNLIKE = 6.0  # deviations from the median, in the median of all
 BIAS = 0.05  # voxels
 
@@ -87,7 +88,7 @@ def write_report(atlas: AtlasFolder) -> None:
         _measure_table(record),
         "<h2>Subjects that fit worst</h2>",
         '<p class="note">By the correlation of the template, pushed to the subject, with it. Checkerboards of template '
-        "and subject: where edges go on from square to square, both agree.</p>",
+        "and subject, the subject's squares darker: where edges go on from square to square, both agree.</p>",
         *(_subject(atlas, member, template, planes, boards=True) for member in ranked[:N_WORST]),
     ]
     others = sorted(ranked[N_WORST:N_SHOWN], key=lambda m: m.name)
@@ -233,7 +234,7 @@ def _subject(atlas: AtlasFolder, member: Member, template: Tensor, planes: Plane
     parts = [f"<h3>{escape(member.name)}</h3>"]
     parts.append(_picture(png(draw_subject(own, warped, forward[0], logarithm, planes)), f"{member.name}, axial"))
     if boards:
-        board = Layer("checkerboard", checkerboard(own, warped), high=_bright(own))
+        board = Layer("checkerboard", checkerboard(own, DARKER * warped), high=_bright(own))
         parts.append(_picture(png(draw_layers([board], planes)), f"{member.name}, checkerboards"))
     return "\n".join(parts)
 
