@@ -33,7 +33,8 @@ class AffineRegistration:
     Args:
         matrix: ``(D + 1, D + 1)`` float64, from RAS mm of the fixed volume to RAS mm of the moving one.
         score: how alike both are under it, inside the fixed weight (or the fixed object less its edge):
-            correlation for ``"lncc"``, mutual information as a share of the entropies for ``"mi"``; 1 is the same, 0 no relation.
+            correlation for ``"lncc"``, mutual information as a share of the entropies for ``"mi"``; 1 is the same, 0 no
+            relation.
         overlap: Dice overlap of both objects under the map, 0 to 1.
         n_starts: positions that were compared.
         start: the one that won, ``(D + 1, D + 1)``.
@@ -175,7 +176,8 @@ def _of_kind(matrix: np.ndarray, kind: str, centre: np.ndarray) -> np.ndarray:
     return out
 
 
-def OPT(method, voxel, n):
+def _set_descent(method: Any, voxel: float, n: int) -> None:
+    """Let a registration step by at most a voxel, and n times."""
     method.SetOptimizerAsRegularStepGradientDescent(voxel, 0.01 * voxel, n, 0.6, 1e-8)
 
 
@@ -225,7 +227,7 @@ class _Search:
                 use(itk_image(itk, (x.weight[0, 0] > 0.5).numpy().astype(np.uint8), x.affine))
         method.SetInterpolator(itk.sitkLinear)
         voxel = float(fixed.spacing.min())
-        OPT(method, voxel, N_STEPS[i_level])
+        _set_descent(method, voxel, N_STEPS[i_level])
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, True)
         try:

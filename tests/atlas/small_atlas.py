@@ -16,7 +16,7 @@ from medkit.atlas.result import write_record
 from medkit.ops import identity_points, sample
 from tests.atlas.phantom import intensity, velocities
 
-LOW, HIGH = 100.0, 1100.0  # intensities in the files that become 0 and 1
+BRIGHT = 1000.0  # intensity in the files that becomes 1
 
 
 def label_map(points: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -129,8 +129,8 @@ def small_atlas(
         for k, contrast in enumerate(contrasts):
             if (i, contrast) not in lacking:
                 seen = image if k == 0 else (0.9 - image) * (image > 0.05)
-                raw = (LOW + (HIGH - LOW) * seen).float()
-                images[contrast] = save(native / f"s{i}_{contrast}.nii.gz", raw - LOW, grid)
+                raw = (BRIGHT * seen).float()
+                images[contrast] = save(native / f"s{i}_{contrast}.nii.gz", raw, grid)
         labels = save(native / f"s{i}_labels.nii.gz", label_map(points, size)[0, 0].to(torch.int16), grid)
         weight = None
         if i == weighted:
@@ -138,7 +138,7 @@ def small_atlas(
             counted[:, :, : grid.size[2] // 2] = torch.where(image[:, :, : grid.size[2] // 2] > 0.3, 0.0, 1.0).float()
             weight = save(native / f"s{i}_weight.nii.gz", counted, grid)
         subject = AtlasSubject(member.name, images, None, weight, labels, {"age": 20.0 + 10 * i})
-        ranges = dict.fromkeys(images, (0.0, HIGH - LOW))
+        ranges = dict.fromkeys(images, (0.0, BRIGHT))
         members.append(Member(subject, member.matrix, ranges, dict.fromkeys(images, whole), 100.0 + i))
     write_record(folder, record, tuple(members))
     return AtlasFolder(folder)

@@ -15,7 +15,7 @@ from medkit.atlas.outputs.saved_transforms import log_jacobian, read_forward, re
 from medkit.atlas.result import bring
 from medkit.ops import compose, identity_points, jacobian_determinant
 from tests.atlas.phantom import correlation, intensity
-from tests.atlas.small_atlas import HIGH, LOW, save, small_atlas
+from tests.atlas.small_atlas import BRIGHT, save, small_atlas
 
 SIZE = (24, 26, 28)
 
@@ -73,7 +73,7 @@ def test_simpleitk_makes_the_warped_images_of_the_files(atlas, composite):
         # At the very edge of a file ITK repeats its last voxel and we fade to background.
         difference = np.abs(ours - theirs.T)[binary_erosion(seen.T > 0, iterations=2)]
         assert len(difference) > 0.5 * ours.size
-        assert difference.max() < 1e-6 * (HIGH - LOW)
+        assert difference.max() < 1e-6 * BRIGHT
 
 
 def test_antspy_makes_the_warped_images_of_the_files(atlas):
@@ -84,7 +84,7 @@ def test_antspy_makes_the_warped_images_of_the_files(atlas):
         ants.image_read(str(atlas.folder / "atlas.nii.gz")), ants.image_read(member.subject.images["image"]), files
     ).numpy()
     ours = load(folder / f"{member.name}_warped.nii.gz").numpy()
-    assert np.abs(ours - theirs)[6:-6, 6:-6, 6:-6].max() < 1e-5 * (HIGH - LOW)
+    assert np.abs(ours - theirs)[6:-6, 6:-6, 6:-6].max() < 1e-5 * BRIGHT
 
 
 def test_subjects_pulled_to_the_template_are_the_template(tmp_path):
@@ -92,7 +92,7 @@ def test_subjects_pulled_to_the_template_are_the_template(tmp_path):
     write_transforms(atlas)
     truth = intensity(identity_points(SIZE), SIZE)
     for member in atlas.members:
-        warped = load(atlas.folder / "subjects" / f"{member.name}_warped.nii.gz")[None, None] / (HIGH - LOW)
+        warped = load(atlas.folder / "subjects" / f"{member.name}_warped.nii.gz")[None, None] / BRIGHT
         assert correlation(warped, truth) > 0.99
         unmoved, _ = bring(member, atlas.contrasts, atlas.frame)
         assert correlation(unmoved, truth) < correlation(warped, truth) - 0.005
@@ -179,7 +179,7 @@ def test_what_does_not_count_changes_nothing(tmp_path):
     file, weight = nibabel.load(subject.images["image"]), nibabel.load(subject.weight).get_fdata()
     values = np.asarray(file.dataobj)
     bad = np.where(weight == 0, np.float32(900) * np.random.default_rng(0).random(values.shape), values)
-    head = values > 0.05 * (HIGH - LOW)
+    head = values > 0.05 * BRIGHT
     assert 0.2 < (weight[head] == 0).mean() < 0.6
     path = save(tmp_path / "bad.nii.gz", bad.astype(np.float32), Frame(file.shape, file.affine))
     broken = replace(atlas.members[1], subject=replace(subject, images={"image": path}))

@@ -100,7 +100,7 @@ class Preparation:
                     found[contrast] = {**asdict(seen), "spacing": source.grid.spacing}
                 return found
             except (ValueError, FileNotFoundError) as error:
-                raise ValueError(f"the subject {name!r} cannot be used: {error}") from error
+                raise ValueError(f"HybridAtlas: the subject {name!r} cannot be used: {error}") from error
 
         records = self.jobs.each("look", list(self.subjects), work)
         self._spacings = [min(look["spacing"]) for record in records.values() for look in record.values()]

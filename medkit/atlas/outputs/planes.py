@@ -1,14 +1,13 @@
-"""Slices of volumes along the three planes, turned as radiologists look at them, with letters for the sides."""
+"""Slices of volumes in the three planes, turned as radiologists look at them, with letters for the sides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import apply_orientation, io_orientation
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -95,14 +94,12 @@ def turned(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return apply_orientation(volume, io_orientation(affine))
 
 
-def turned_affine(affine: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Affine of :func:`turned`."""
-    return affine @ inv_ornt_aff(io_orientation(affine), tuple(size))
-
-
 def write_letters(axis: Axes, plane: str, color: str = "#ffd34d") -> None:
     """Write at the edges of a picture which side is which: R, L, A, P, S, I."""
+    from matplotlib.patheffects import withStroke
+
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
               (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))  # fmt: skip
     for letter, (x, y, across, along) in zip(LETTERS[plane], places, strict=True):
-        axis.text(x, y, letter, transform=axis.transAxes, ha=across, va=along, color=color, fontsize=9, weight="bold")
+        text = axis.text(x, y, letter, transform=axis.transAxes, ha=across, va=along, color=color, fontsize=9)
+        text.set_path_effects([withStroke(linewidth=2, foreground="black")])
