@@ -5,6 +5,7 @@ from medkit.atlas.affine_registration import AffineRegistration, register_affine
 from medkit.atlas.bias_field import bias_corrected
 from medkit.atlas.building import AtlasSettings, HybridAtlas
 from medkit.atlas.descent import Descent, descend, regulariser
+from medkit.atlas.files import align_to_template, apply_transformation, register_files
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.intensities import match_intensities, normalised
 from medkit.atlas.metric import SobolevMetric
@@ -79,6 +80,8 @@ __all__ = [
     "TemplateSums",
     "Transformation",
     "add_subject",
+    "align_to_template",
+    "apply_transformation",
     "bias_corrected",
     "common_frame",
     "component_template",
@@ -102,6 +105,7 @@ __all__ = [
     "read_displacement",
     "recompute_template",
     "register_affine",
+    "register_files",
     "register_pair",
     "register_prior",
     "regulariser",

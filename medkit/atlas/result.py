@@ -189,7 +189,7 @@ def stripped(subject: AtlasSubject, contrast: str) -> tuple[Tensor, Frame]:
     kept = resampled((mask > 0).float(), grid, source, mode="nearest", padding="zeros") > 0.5
     if not bool(kept.any()):
         raise ValueError(
-            f"the mask {subject.mask} covers nothing of {subject.images[contrast]}: are both in one space?"
+            f"stripped: the mask {subject.mask} covers nothing of {subject.images[contrast]}: are both in one space?"
         )
     return torch.where(kept, volume, volume.min()), source
 

@@ -144,9 +144,9 @@ def _conditional(options: argparse.Namespace) -> int:
 
 def _shape(options: argparse.Namespace) -> int:
     atlas = _opened(options)
-    from medkit.atlas import shape_components, write_shape
+    from medkit.atlas import write_shape
 
-    write_shape(atlas, shape_components(atlas, options.n_components))
+    write_shape(atlas, options.n_components)
     _say(f"wrote {atlas.folder / 'shape.csv'}")
     return 0
 

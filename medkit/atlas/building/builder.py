@@ -117,7 +117,10 @@ class HybridAtlas:
             " x ".join(f"{h:g}" for h in frame.grid.spacing),
         )  # fmt: skip
         names = [member.name for member in members]
-        velocities, trace, used = Velocities(), [], []
+        velocities = Velocities()
+        trace: list[dict[str, Any]] = []
+        used: list[str] = []
+        records: Mapping[str, Record] = {}
         smallest_motion = self.settings.smallest_motion * min(frame.grid.spacing)
         for i, factor in enumerate(self.settings.factors):
             grid = frame.grid.coarser(factor)

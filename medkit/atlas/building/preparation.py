@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from medkit.atlas.volumes import Appearance, appearance, load_volume, scaled
 
 logger = logging.getLogger(__name__)
 
+Reader = Callable[[str], tuple[torch.Tensor, Frame]]
 COARSEST = 2.0  # mm, of the images that affine maps are found on
 
 

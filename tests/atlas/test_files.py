@@ -1,0 +1,78 @@
+"""Files in, files out: two images registered, and images brought through a subject's transformations and back."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+
+from medkit.atlas import AtlasFolder, Frame, apply_transformation, register_files
+from medkit.cli import main
+from tests.atlas.phantom import cohort, correlation
+from tests.atlas.small_atlas import make_atlas
+
+SIZE = (28, 32, 28)
+MOVED = np.array([[-2.0, 0.2, 0, 40], [0.2, 2.0, 0, -30], [0, 0, 2.0, -25], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    truth, images, _ = cohort(SIZE, 2, amplitude=1.0, width=4.0)
+    nibabel.save(nibabel.Nifti1Image(100 * truth[0, 0].numpy(), np.diag([2.0, 2.0, 2.0, 1.0])), folder / "fixed.nii")
+    nibabel.save(nibabel.Nifti1Image(50 * images[0, 0].numpy(), np.diag([2.0, 2.0, 2.0, 1.0])), folder / "moving.nii")
+    return folder
+
+
+def test_a_pair_is_registered_and_itk_applies_what_was_written(pair, tmp_path):
+    register_files(pair / "fixed.nii", pair / "moving.nii", tmp_path, factors=(2, 1), n_steps=(20, 10), composite=True)
+    record = json.loads((tmp_path / "metrics.json").read_text())["cases"][0]
+    assert record["case"] == "moving"
+    assert record["registered"]["ncc"] > record["affine"]["ncc"]
+    assert record["registered"]["ncc"] > 0.98
+    assert record["registered"]["folded_percent"] == 0
+    assert (tmp_path / "preview.png").read_bytes()[:4] == b"\x89PNG"
+    itk = SimpleITK.Resample(
+        SimpleITK.ReadImage(str(pair / "moving.nii")),
+        SimpleITK.ReadImage(str(pair / "fixed.nii")),
+        SimpleITK.ReadTransform(str(tmp_path / "Composite.h5")),
+        SimpleITK.sitkLinear,
+        0.0,
+    )
+    theirs = SimpleITK.GetArrayFromImage(itk).transpose(2, 1, 0)
+    ours = np.asarray(nibabel.load(tmp_path / "warped.nii.gz").dataobj)
+    inner = (slice(4, -4),) * 3
+    np.testing.assert_allclose(ours[inner], theirs[inner], atol=50 * 1e-4)
+
+
+def test_the_command_registers_and_refuses(pair, tmp_path, capsys):
+    names = [str(pair / "fixed.nii"), str(pair / "moving.nii"), str(tmp_path / "out")]
+    assert main(["register", *names, "--alignment", "none", "--sigma", "0.1"]) == 0
+    assert (tmp_path / "out" / "1Warp.nii.gz").exists()
+    assert "wrote into" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="'alignment' must be one of"):
+        register_files(*names, alignment="similar")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        register_files(pair / "none.nii", names[1], tmp_path)
+
+
+def test_an_image_comes_to_the_template_and_back(tmp_path):
+    atlas = AtlasFolder(make_atlas(tmp_path).folder)
+    member = atlas.members[0]
+    image = next(iter(member.subject.images.values()))
+    apply_transformation(atlas, member.name, image, tmp_path / "there.nii.gz")
+    warped = next((atlas.folder / "subjects").glob(f"{member.name}*_warped.nii.gz"))
+    there = np.asarray(nibabel.load(tmp_path / "there.nii.gz").dataobj)
+    np.testing.assert_allclose(there, np.asarray(nibabel.load(warped).dataobj), atol=1e-4)
+    apply_transformation(atlas, member.name, tmp_path / "there.nii.gz", tmp_path / "back.nii.gz", inverse=True)
+    back, first = (torch.from_numpy(np.asarray(nibabel.load(p).dataobj, np.float32)) for p in (tmp_path / "back.nii.gz",
+                                                                                              image))  # fmt: skip
+    assert back.shape == first.shape
+    assert Frame(tuple(back.shape), nibabel.load(tmp_path / "back.nii.gz").affine).shares_grid_with(
+        Frame(tuple(first.shape), nibabel.load(image).affine)
+    )
+    assert correlation(back, first) > 0.98
+    with pytest.raises(ValueError, match="there is no subject 'nobody'"):
+        apply_transformation(atlas, "nobody", image, tmp_path / "x.nii.gz")
