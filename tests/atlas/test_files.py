@@ -8,10 +8,10 @@ import pytest
 import SimpleITK
 import torch
 
-from medkit.atlas import AtlasFolder, Frame, apply_transformation, register_files
+from medkit.atlas import Frame, apply_transformation, register_files, write_transforms
 from medkit.cli import main
 from tests.atlas.phantom import cohort, correlation
-from tests.atlas.small_atlas import make_atlas
+from tests.atlas.small_atlas import small_atlas
 
 SIZE = (28, 32, 28)
 MOVED = np.array([[-2.0, 0.2, 0, 40], [0.2, 2.0, 0, -30], [0, 0, 2.0, -25], [0, 0, 0, 1]])
@@ -59,7 +59,8 @@ def test_the_command_registers_and_refuses(pair, tmp_path, capsys):
 
 
 def test_an_image_comes_to_the_template_and_back(tmp_path):
-    atlas = AtlasFolder(make_atlas(tmp_path).folder)
+    atlas = small_atlas(tmp_path)
+    write_transforms(atlas)
     member = atlas.members[0]
     image = next(iter(member.subject.images.values()))
     apply_transformation(atlas, member.name, image, tmp_path / "there.nii.gz")
