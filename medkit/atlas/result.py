@@ -158,19 +158,20 @@ def bring(
             continue
         volume, source = stripped(member.subject, contrast)
         image, is_whole = scaled(volume, *member.intensities[contrast]), member.is_whole[contrast]
-        if member.subject.weight is None and is_whole:
-            images.append(resampled(image, source, frame, member.matrix, displacement, padding="zeros"))
-            weights.append(torch.ones(1, 1, *frame.size))
-            continue
-        counted = torch.ones_like(image)
+
+        def brought(values: Tensor, padding: str, source: Frame = source) -> Tensor:
+            return resampled(values, source, frame, member.matrix, displacement, padding=padding)
+
+        moved, seen = brought(image, "zeros" if is_whole else "border"), torch.ones(1, 1, *frame.size)
         if member.subject.weight is not None:
             weight, grid = load_volume(member.subject.weight)
             counted = resampled(weight, grid, source, padding="zeros").clamp(0, 1)
-        # Weighted values and weights are interpolated, then divided: what does not count touches no neighbour.
-        both = resampled(torch.cat([image * counted, counted], 1), source, frame, member.matrix, displacement,
-                         padding="zeros")  # fmt: skip
-        top, seen = both.chunk(2, dim=1)
-        images.append(torch.where(seen > 0, top / seen.clamp(min=SMALLEST_SHARE), 0.0).clamp(0, 1))
+            # Weighted values and weights are interpolated, then divided: what does not count touches no neighbour.
+            top, seen = brought(torch.cat([image * counted, counted], 1), "zeros").chunk(2, dim=1)
+            moved = torch.where(seen > 0, top / seen.clamp(min=SMALLEST_SHARE), moved).clamp(0, 1)
+        elif not is_whole:
+            seen = brought(torch.ones_like(volume), "zeros")
+        images.append(moved)
         weights.append(seen)
     whole = torch.cat(weights, 1)
     return torch.cat(images, 1), None if bool((whole == 1).all()) else whole

@@ -83,6 +83,7 @@ def small_atlas(
     lacking: tuple[tuple[int, str], ...] = (),
     weighted: int | None = None,
     noise: float = 0.0,
+    high: float = BRIGHT,
 ) -> AtlasFolder:
     """Write subjects, their velocities and the record of an atlas.
 
@@ -98,6 +99,7 @@ def small_atlas(
         lacking: numbers of subjects and contrasts that they lack.
         weighted: number of a subject that has a weight, 0 in a fifth of its file.
         noise: standard deviation, the template being 0 to 0.85.
+        high: intensity in the files that becomes 1; 850 is what a new subject's would be.
 
     Returns:
         The atlas, without anything that is made from the velocities.
@@ -138,7 +140,7 @@ def small_atlas(
             counted[:, :, : grid.size[2] // 2] = torch.where(image[:, :, : grid.size[2] // 2] > 0.3, 0.0, 1.0).float()
             weight = save(native / f"s{i}_weight.nii.gz", counted, grid)
         subject = AtlasSubject(member.name, images, None, weight, labels, {"age": 20.0 + 10 * i})
-        ranges = dict.fromkeys(images, (0.0, BRIGHT))
+        ranges = dict.fromkeys(images, (0.0, high))
         members.append(Member(subject, member.matrix, ranges, dict.fromkeys(images, whole), 100.0 + i))
     write_record(folder, record, tuple(members))
     return AtlasFolder(folder)

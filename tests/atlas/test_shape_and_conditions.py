@@ -47,7 +47,7 @@ def with_velocities(atlas, fields):
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory):
     folder = tmp_path_factory.mktemp("answers") / "atlas"
-    small_atlas(folder, SIZE)
+    small_atlas(folder, SIZE, high=850.0)
     return finish_atlas(folder)
 
 
@@ -169,7 +169,7 @@ def test_wrong_numbers_of_components_are_refused(atlas, tmp_path):
 def newcomer(atlas, tmp_path):
     """A subject made by a velocity that nobody of the atlas has."""
     member = replace(atlas.members[1], subject=replace(atlas.members[1].subject, name="new"), matrix=subject_matrix(2))
-    field = velocities(atlas.metric.size, 3, 0.6, 5.0, seed=21)[0]
+    field = velocities(atlas.metric.size, 3, 0.4, 5.0, seed=21)[0]
     np.save(atlas.folder / "velocities" / "new.npy", field.numpy())
     file = nibabel.load(member.subject.images["image"])
     grid = replace(atlas.frame, size=file.shape, affine=file.affine)
@@ -192,12 +192,12 @@ def test_a_new_subject_is_aligned_labelled_and_changes_nothing(atlas, newcomer):
     own, _ = load_labels(newcomer.labels)
     found, _ = load_labels(atlas.folder / "subjects" / "new_labels.nii.gz")
     scores = dice_scores(found, own)
-    assert min(scores.values()) > 0.85
-    assert sum(scores.values()) / 3 > 0.93
+    assert min(scores[2], scores[3]) > 0.94
+    assert scores[7] > 0.8  # its edge is nowhere in the image
     cases = {case["case"]: case for case in json.loads((atlas.folder / "metrics.json").read_text())["cases"]}
     assert set(cases) == {"s0", "s1", "s2", "new"}
     assert cases["new"]["added"]["dice"] == pytest.approx(sum(scores.values()) / 3)
-    assert cases["new"]["added"]["ncc_to_subject"] > 0.98
+    assert cases["new"]["added"]["ncc_to_subject"] > 0.99
     warped = torch.from_numpy(nibabel.load(atlas.folder / "subjects" / "new_warped.nii.gz").get_fdata())
     assert correlation(warped, template) > 0.99
     # The same name again takes its place.

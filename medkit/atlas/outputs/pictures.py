@@ -48,9 +48,10 @@ def new_figure(width: float, height: float) -> Figure:
     """A figure in inches that belongs to no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=120, facecolor=PAPER, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    figure = Figure(figsize=(width, height), dpi=120, facecolor=PAPER, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -125,7 +126,8 @@ def draw_preview(template: Sequence[Layer], subjects: Sequence[Layer], planes: P
     width, height = layers_size(len(template), planes)
     below = _scale(planes) * planes.shape("axial")[0] + 0.3
     figure = new_figure(max(width, len(subjects) * _scale(planes) * planes.shape("axial")[1]), height + below)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(height, below))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(height, below))
+    top, bottom = parts
     fill_layers(top, template, planes)
     for axis, layer in zip(bottom.subplots(1, len(subjects), squeeze=False)[0], subjects, strict=True):
         _show(bottom, axis, planes, "axial", layer)
@@ -213,6 +215,8 @@ def draw_rows(rows: Sequence[Sequence[Layer]], planes: Planes) -> Figure:
 
 def draw_energies(trace: Sequence[Mapping[str, Any]]) -> Figure | None:
     """The energy from round to round, with a line where a level begins; ``None`` if it was not recorded."""
+    from matplotlib.ticker import MaxNLocator
+
     known = [(e["energy"], e.get("level")) for e in trace if isinstance(e.get("energy"), (int, float))]
     known = [(energy, level) for energy, level in known if np.isfinite(energy)]
     if not known:
@@ -230,7 +234,7 @@ def draw_energies(trace: Sequence[Mapping[str, Any]]) -> Figure | None:
     axis.set_xlabel("round", color=INK, fontsize=8)
     axis.set_ylabel("energy", color=INK, fontsize=8)
     axis.tick_params(colors=INK, labelsize=7, which="both")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for name, side in axis.spines.items():
         side.set_color(INK)
         side.set_visible(name in ("left", "bottom"))

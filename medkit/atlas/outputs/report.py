@@ -141,7 +141,8 @@ def _read_summary(path: Path) -> dict[str, Any]:
 def _ranked(atlas: AtlasFolder, cases: Sequence[Mapping[str, Any]]) -> list[Member]:
     """Members, the one that fits worst first."""
     fit = {case["case"]: case["atlas"]["ncc_to_subject"] for case in cases if "atlas" in case}
-    return sorted(atlas.members, key=lambda m: fit.get(m.name) if fit.get(m.name) is not None else -2.0)
+    known = {name: float(ncc) for name, ncc in fit.items() if ncc is not None}
+    return sorted(atlas.members, key=lambda m: known.get(m.name, -2.0))
 
 
 def _warnings(found: Sequence[str]) -> str:

@@ -146,7 +146,8 @@ def write_shape(atlas: AtlasFolder, n: int = 3) -> ShapeComponents:
     rows = []
     for k, share in enumerate(found.shares.tolist()):
         pushed = [component_template(atlas, found, k, deviation, template)[0, 0] for deviation in DEVIATIONS]
-        names = [f"component {k + 1} ({100 * share:.0f} %), {deviation:+g} SD" for deviation in DEVIATIONS]
+        places = [f"{deviation:+g} SD" if deviation else "mean" for deviation in DEVIATIONS]
+        names = [f"component {k + 1} ({100 * share:.0f} %), {place}" for place in places]
         high = max(float(template[0, 0].max()), 1e-3)
         rows.append([Layer(name, image, high=high) for name, image in zip(names, pushed, strict=True)])
     with atomic_path(atlas.folder / PICTURE) as temporary:
