@@ -15,7 +15,7 @@ from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import Velocities, load, rounded, store
 from medkit.atlas.descent import FIRST_STEP, regulariser
 from medkit.atlas.priors import RegistrationPrior, predict_velocity
-from medkit.atlas.pyramid import Grid
+from medkit.atlas.pyramid import Grid, downsampled
 from medkit.atlas.registration import PairEnergy, RegistrationModel, velocity_step
 from medkit.atlas.template import TemplateSums, data_term
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BLOCKS = 16
 SMALLEST_START = 0.05  # voxels, of a round's first step: the template has changed since the last one
+FOREGROUND = 0.05  # of intensities from 0 to 1
 LARGEST_RISE = 1.02  # of the energy, by which centring may change the interpolation
 
 
@@ -94,7 +95,7 @@ class Level:
 
         Returns:
             Where they are now, and the records: ``energy``, ``data``, ``step``, ``begun`` and
-            ``motion_mm``, how far points moved on average.
+            ``motion_mm``, how far points of the foreground moved on average.
         """
         folder = self.jobs.folder(phase)
         size = self.model.metric(self.grid).size
@@ -110,14 +111,16 @@ class Level:
                 problem, start, n_steps, steps.get(name, FIRST_STEP), guess, weight, name, rounded
             )
             store(folder / f"{name}.npy", found.velocity[0].half().cpu())
-            moved = problem.metric.to_mm(found.velocity - start).square().sum(1).sqrt().mean()
+            moved = problem.metric.to_mm(found.velocity - start).square().sum(1, keepdim=True).sqrt()
+            seen = downsampled(problem.template.amax(1, keepdim=True), size) > FOREGROUND
+            motion = float(moved[seen].mean()) if bool(seen.any()) else 0.0
             cost = float(regulariser(problem.metric, found.velocity))
             return {
                 "energy": found.data + cost,
                 "data": found.data,
                 "step": max(found.step, SMALLEST_START),
                 "begun": begun,
-                "motion_mm": float(moved),
+                "motion_mm": motion,
             }
 
         records = self.jobs.each(phase, self.names, work, lambda record: f"E={record['energy']:.5g} {record['begun']}")

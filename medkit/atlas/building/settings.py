@@ -41,8 +41,8 @@ class AtlasSettings:
         n_alignment_rounds: rounds of it.
         margin: voxels of background around the subjects.
         tolerance: a level ends once a round lowers the energy by less than this share of it.
-        smallest_motion: a level ends once a round moves points by less than this, on average, in
-            voxels of the template.
+        smallest_motion: a level ends once a round moves points of the foreground by less than this, on average,
+            in voxels of the template.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -65,7 +65,7 @@ class AtlasSettings:
     n_alignment_rounds: int = 3
     margin: int = 8
     tolerance: float = 1e-3
-    smallest_motion: float = 0.05
+    smallest_motion: float = 0.02
 
     def __post_init__(self) -> None:
         """Check the values; what a config gives as lists becomes tuples."""
