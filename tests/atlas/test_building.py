@@ -257,3 +257,26 @@ def test_a_mirror_twice_is_none():
 def test_wrong_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         AtlasSettings(**change)
+
+
+def test_subjects_of_other_scanners_come_into_one_frame(tmp_path):
+    _, images, _ = cohort((24, 28, 24), 3, amplitude=0.8, width=4.0)
+    folder = tmp_path / "far"
+    folder.mkdir()
+    for i, image in enumerate(images):
+        affine = np.diag([3.0, 3.0, 3.0, 1.0])
+        affine[:3, 3] = (400.0 * i, -150.0 * i, 30.0)
+        nibabel.save(nibabel.Nifti1Image(image[0].numpy(), affine), folder / f"s{i}.nii")
+    settings = AtlasSettings(**{**SMALL, "alignment": "rigid", "n_alignment_rounds": 2, "margin": 4})
+    atlas = HybridAtlas(tmp_path / "atlas", settings).build(list_subjects(folder))
+    template = atlas.template()[0, 0]
+    outside = template.clone()
+    outside[1:-1, 1:-1, 1:-1] = 0
+    assert float(outside.max()) < 0.1, "the head lies within the frame"
+    mass = template.clamp(min=0.1) - 0.1
+    centre = [float((mass.sum(tuple(k for k in range(3) if k != axis)) * torch.arange(n)).sum() / mass.sum())
+              for axis, n in enumerate(template.shape)]  # fmt: skip
+    np.testing.assert_allclose(centre, [(n - 1) / 2 for n in template.shape], atol=1.5)
+    assert all(
+        np.linalg.norm(member.matrix[:3, 3] - atlas.members[0].matrix[:3, 3]) > 100 for member in atlas.members[1:]
+    )

@@ -128,10 +128,8 @@ class Preparation:
         if together:
             return frame
         # The template's space is that of the subject that the others are first brought to.
-        first = looks[self._first(looks)]
-        middle = np.mean([np.add(look.lowest, look.highest) / 2 for look in first.values()], axis=0)
         affine = frame.affine.copy()
-        affine[:3, 3] += middle - frame.centre
+        affine[:3, 3] += _middle(looks[self._first(looks)]) - frame.centre
         return Frame(frame.size, affine)
 
     def _shared_grid(self, boxes: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Frame | None:
@@ -178,7 +176,10 @@ class Preparation:
             volume, source = stripped(self.subjects[name], scan)
             return scaled(volume, looks[name][scan].low, looks[name][scan].high), source
 
-        first = self._first(looks)
+        first, homes = self._first(looks), {}
+        for name, each in looks.items():
+            homes[name] = np.eye(4)
+            homes[name][:3, 3] = _middle(each) - frame.centre
         matrices = {name: np.eye(4) for name in names}
         for k in range(self.settings.n_alignment_rounds):
             phase, kind = f"alignment-{k + 1}", "rigid" if k == 0 else self.settings.alignment
@@ -196,9 +197,10 @@ class Preparation:
                 return {"matrix": found.matrix.tolist(), "score": found.score, "overlap": found.overlap}
 
             records = self.jobs.each(phase, names, work, lambda record: f"score {record['score']:.3f}")
-            maps = torch.tensor([records[name]["matrix"] for name in names], dtype=torch.float64)
-            centred, _ = without_mean(maps, torch.from_numpy(frame.centre))
-            matrices = {name: matrix.numpy() for name, matrix in zip(names, centred, strict=True)}
+            # Scanners have origins of their own: shifts are averaged from the middle of each head, not from there.
+            maps = np.stack([np.linalg.inv(homes[name]) @ np.array(records[name]["matrix"]) for name in names])
+            centred, _ = without_mean(torch.from_numpy(maps), torch.from_numpy(frame.centre))
+            matrices = {name: homes[name] @ matrix.numpy() for name, matrix in zip(names, centred, strict=True)}
             if k + 1 < self.settings.n_alignment_rounds:
                 self._mean(f"{phase}-mean", image_of, matrices, grid)
         scores, overlaps = ([float(records[name][key]) for name in names] for key in ("score", "overlap"))
@@ -237,6 +239,11 @@ class Preparation:
             return {}
 
         self.jobs.each("images", list(members), work)
+
+
+def _middle(looks: Mapping[str, Appearance]) -> np.ndarray:
+    """Middle of a subject's foreground, RAS mm."""
+    return np.mean([np.add(look.lowest, look.highest) / 2 for look in looks.values()], axis=0)
 
 
 def _frame_of(frame: Frame, size: tuple[int, ...]) -> Frame:
