@@ -2,7 +2,17 @@
 
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.descent import Descent, descend, regulariser
+from medkit.atlas.linear_velocity import velocity_of_affine
 from medkit.atlas.metric import SobolevMetric
+from medkit.atlas.networks import (
+    AffineNetworkPrior,
+    NetworkPrior,
+    globalnet_prior,
+    load_weights,
+    registration_network,
+    registration_network_prior,
+    voxelmorph_prior,
+)
 from medkit.atlas.priors import (
     IdentityPrior,
     PriorSpec,
@@ -14,6 +24,8 @@ from medkit.atlas.priors import (
 from medkit.atlas.pyramid import Grid, downsampled
 from medkit.atlas.registration import PairEnergy, Registration, RegistrationModel, register_pair, velocity_step
 from medkit.atlas.shooting import GeodesicShooting
+from medkit.atlas.smoothing import SmoothedVelocity, start_at_rest
+from medkit.atlas.stored import CachedVelocities, DisplacementFiles
 from medkit.atlas.template import TemplateSums, data_term
 from medkit.atlas.transform_files import (
     read_affine,
@@ -25,15 +37,20 @@ from medkit.atlas.transform_files import (
 from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
+    "AffineNetworkPrior",
+    "CachedVelocities",
     "Descent",
+    "DisplacementFiles",
     "GeodesicShooting",
     "Grid",
     "IdentityPrior",
+    "NetworkPrior",
     "PairEnergy",
     "PriorSpec",
     "Registration",
     "RegistrationModel",
     "RegistrationPrior",
+    "SmoothedVelocity",
     "SobolevMetric",
     "StationaryVelocity",
     "TemplateSums",
@@ -41,6 +58,8 @@ __all__ = [
     "data_term",
     "descend",
     "downsampled",
+    "globalnet_prior",
+    "load_weights",
     "make_prior",
     "polar",
     "predict_velocity",
@@ -48,8 +67,13 @@ __all__ = [
     "read_displacement",
     "register_pair",
     "register_prior",
+    "registration_network",
+    "registration_network_prior",
     "regulariser",
+    "start_at_rest",
+    "velocity_of_affine",
     "velocity_step",
+    "voxelmorph_prior",
     "without_mean",
     "write_affine",
     "write_composite",
