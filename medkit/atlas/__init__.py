@@ -27,6 +27,17 @@ from medkit.atlas.shooting import GeodesicShooting
 from medkit.atlas.smoothing import SmoothedVelocity, start_at_rest
 from medkit.atlas.stored import CachedVelocities, DisplacementFiles
 from medkit.atlas.template import TemplateSums, data_term
+from medkit.atlas.training import (
+    AntiAliasd,
+    ClipGradients,
+    PreviewPairs,
+    RandPaird,
+    RelativeEnergy,
+    SavePairs,
+    SymmetricPairEnergy,
+    subject_list,
+    subject_pairs,
+)
 from medkit.atlas.transform_files import (
     read_affine,
     read_displacement,
@@ -38,7 +49,9 @@ from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
     "AffineNetworkPrior",
+    "AntiAliasd",
     "CachedVelocities",
+    "ClipGradients",
     "Descent",
     "DisplacementFiles",
     "GeodesicShooting",
@@ -46,13 +59,18 @@ __all__ = [
     "IdentityPrior",
     "NetworkPrior",
     "PairEnergy",
+    "PreviewPairs",
     "PriorSpec",
+    "RandPaird",
     "Registration",
     "RegistrationModel",
     "RegistrationPrior",
+    "RelativeEnergy",
+    "SavePairs",
     "SmoothedVelocity",
     "SobolevMetric",
     "StationaryVelocity",
+    "SymmetricPairEnergy",
     "TemplateSums",
     "Transformation",
     "data_term",
@@ -71,6 +89,8 @@ __all__ = [
     "registration_network_prior",
     "regulariser",
     "start_at_rest",
+    "subject_list",
+    "subject_pairs",
     "velocity_of_affine",
     "velocity_step",
     "voxelmorph_prior",
