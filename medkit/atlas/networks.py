@@ -181,7 +181,8 @@ class AffineNetworkPrior:
         weights: AnyPath | None = None,
         device: str | torch.device = "cpu",
     ):
-        size, block = getattr(network, "image_size", None), getattr(network, "output_block", None)
+        size: Any = getattr(network, "image_size", None)
+        block: Any = getattr(network, "output_block", None)
         if size is None or not hasattr(block, "save_theta"):
             raise ValueError(
                 "AffineNetworkPrior: 'network' must have 'image_size' and an 'output_block' that can save its matrix, "
@@ -194,7 +195,7 @@ class AffineNetworkPrior:
             load_weights(network, weights)
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
-        self.block: Any = block
+        self.block = block
         self.block.save_theta = True
 
     @torch.no_grad()
