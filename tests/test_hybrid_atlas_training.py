@@ -60,7 +60,7 @@ def test_training_leaves_weights_checkpoint_and_pictures(prior_run: Path) -> Non
 
 
 def test_training_steps_lower_the_loss() -> None:
-    parser = parsed()
+    parser = parsed(learning_rate=0.005)
     dataset = parser.get_parsed_content("train#dataset")
     sample = dataset[1, 7]
     assert torch.equal(dataset[1, 7]["image"], sample["image"]), "a seed replays pair and augmentation"

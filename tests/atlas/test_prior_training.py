@@ -170,12 +170,12 @@ def test_pairs_are_of_two_subjects_in_both_orders_and_a_seed_replays_them() -> N
     orders = {(float(p["moving"].mean()), float(p["fixed"].mean())) for _, p in drawn}
     assert orders == {(float(i), float(j)) for i in range(4) for j in range(4) if i != j}
     assert all(p["case"] == f"s{int(p['moving'].mean())}_to_s{int(p['fixed'].mean())}" for _, p in drawn)
-    assert float(drawn[0][1]["labels_moving"].mean()) == float(drawn[0][1]["moving"].mean())
+    assert float(drawn[0][1]["seg_moving"].mean()) == float(drawn[0][1]["moving"].mean())
     again = RandPaird(people(), blurred=0.0).set_random_state(0)
     assert [again({"i_moving": i})["case"] for i, _ in drawn[:9]] == [p["case"] for _, p in drawn[:9]]
     fixed = RandPaird(people(with_labels=False))({"i_moving": 3, "i_fixed": 1})
     assert fixed["case"] == "s3_to_s1"
-    assert "labels_fixed" not in fixed
+    assert "seg_fixed" not in fixed
 
 
 def test_blurred_templates_are_means_of_subjects_or_of_moved_copies_of_one() -> None:
@@ -186,7 +186,7 @@ def test_blurred_templates_are_means_of_subjects_or_of_moved_copies_of_one() -> 
     assert max(counts) == 16
     whole = [p for p in means if p["case"].endswith("_16")]
     assert all(float(p["fixed"].mean()) == pytest.approx(7.5) for p in whole)
-    assert all("labels_fixed" not in p for p in means)
+    assert all("seg_fixed" not in p for p in means)
     template, subjects, _ = cohort((48, 48), 2, noise=0.0)
     two = [{"case": "a", "image": template[0]}, {"case": "b", "image": subjects[0]}]
     later = RandPaird(two, blurred=1.0, registered=1.0, residual=1.0).set_random_state(1)({"i_moving": 0})
@@ -288,7 +288,7 @@ def test_pairs_leave_metrics_and_pictures(tmp_path) -> None:
     labels = (template > 0.3).float()
     moved = warp(labels, exponential(v[:1], inverse=True), mode="nearest")
     image = torch.cat([subjects[:1], template], 1)[0]
-    sample = {"case": "a_to_b", "image": image, "labels_moving": moved[0], "labels_fixed": labels[0]}
+    sample = {"case": "a_to_b", "image": image, "seg_moving": moved[0], "seg_fixed": labels[0]}
     state = SimpleNamespace(batch=[sample], output=[{"pred": v[0]}], iteration=1, epoch=3)
     engine, energy = SimpleNamespace(state=state), SymmetricPairEnergy()
     save = SavePairs(tmp_path / "eval", energy)

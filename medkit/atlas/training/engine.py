@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medkit.atlas.training.energies import PairProblem, SymmetricPairEnergy, pair_problem
 from medkit.atlas.training.figures import draw_pair
+from medkit.data.keys import CASE, IMAGE, PRED, SEG_FIXED, SEG_MOVING
 from medkit.ops import folding, warp
 from medkit.workflow import write_metrics
 
@@ -88,10 +89,10 @@ class PreviewPairs:
         if engine.state.iteration != 1 or idist.get_rank() != 0:
             return
         sample, output = engine.state.batch[0], engine.state.output[0]
-        problem = _problem(self.energy, output["pred"], sample["image"])
+        problem = _problem(self.energy, output[PRED], sample[IMAGE])
         epoch = engine.state.epoch
         for name in (f"previews/epoch_{epoch:04d}.png", "preview.png"):
-            _draw(self.run_dir / name, problem, f"{sample.get('case', '')}, epoch {epoch}")
+            _draw(self.run_dir / name, problem, f"{sample.get(CASE, '')}, epoch {epoch}")
 
 
 def _draw(path: Path, problem: PairProblem, title: str) -> None:
@@ -144,13 +145,13 @@ class SavePairs:
     @torch.no_grad()
     def _add(self, engine: Engine) -> None:
         for sample, output in zip(engine.state.batch, engine.state.output, strict=True):
-            problem = _problem(self.energy, output["pred"], sample["image"])
-            case = str(sample["case"])
+            problem = _problem(self.energy, output[PRED], sample[IMAGE])
+            case = str(sample[CASE])
             if len(self._cases) < self.n_pictures:
                 _draw(self.output_dir / f"{case}.png", problem, case)
             self._cases.append(
                 {
-                    "case": case,
+                    CASE: case,
                     "no_motion": _measured(problem, torch.zeros_like(problem.velocity), sample),
                     self.method: _measured(problem, problem.velocity, sample),
                 }
@@ -170,10 +171,10 @@ def _measured(problem: PairProblem, velocity: Tensor, sample: Any) -> dict[str, 
         "ssd_ratio": float((warp(moving, field) - fixed).square().sum()) / rest if rest else 1.0,
         "folded": folding(field).fraction,
     }
-    if "labels_moving" in sample and "labels_fixed" in sample:
-        labels = sample["labels_moving"][None].to(field.device)
+    if SEG_MOVING in sample and SEG_FIXED in sample:
+        labels = sample[SEG_MOVING][None].to(field.device)
         carried = warp(labels, field, mode="nearest")
-        found["dice"] = mean_dice(carried[0], sample["labels_fixed"].to(field.device))
+        found["dice"] = mean_dice(carried[0], sample[SEG_FIXED].to(field.device))
     return found
 
 

@@ -8,13 +8,14 @@ import os
 from pathlib import Path
 
 from medkit.data import BrainCohort
+from medkit.data.keys import CASE, IMAGE, LABELS
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test", "all")
 FOLDERS = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
 SUFFIXES = (".nii.gz", ".nii")
-LABELS = "_labels"
+ENDING = "_labels"
 
 
 def subject_list(
@@ -52,7 +53,7 @@ def subject_list(
     if dataset_dir is None:
         if cohort is None or contrast not in cohort.contrasts:
             raise ValueError("subject_list: give 'dataset_dir', or a 'cohort' that has the 'contrast'")
-        found = [{"case": e["case"], "image": e[contrast], "labels": e["labels"]} for e in cohort.datalist()]
+        found = [{CASE: e["case"], IMAGE: e[contrast], LABELS: e["labels"]} for e in cohort.datalist()]
         where = "the simulated cohort"
     else:
         found, where = _of_folder(Path(dataset_dir), split), str(dataset_dir)
@@ -70,10 +71,10 @@ def _of_folder(folder: Path, split: str) -> list[dict[str, str]]:
     files = sorted(
         path for path in folder.rglob("*") if path.name.lower().endswith(SUFFIXES) and _is_shown(path, folder)
     )
-    images = [path for path in files if not _stem(path).endswith(LABELS)]
+    images = [path for path in files if not _stem(path).endswith(ENDING)]
     if not images:
         raise ValueError(f"subject_list: 'dataset_dir' must hold NIfTI images (.nii, .nii.gz), {folder} has none")
-    maps = {path.parent / _stem(path): path for path in files if _stem(path).endswith(LABELS)}
+    maps = {path.parent / _stem(path): path for path in files if _stem(path).endswith(ENDING)}
     named = {path: _named_split(path, folder) for path in images}
     by_folder = any(named.values())
     splits = {path: named[path] if by_folder else _hashed_split(_stem(path)) for path in images}
@@ -84,12 +85,12 @@ def _of_folder(folder: Path, split: str) -> list[dict[str, str]]:
             continue
         name = _stem(path)
         case = name if names.count(name) == 1 else path.relative_to(folder).as_posix().replace("/", "_")
-        entry = {"case": case.removesuffix(".gz").removesuffix(".nii"), "image": str(path.resolve())}
-        labels = maps.get(path.parent / f"{name}{LABELS}")
-        entries.append(entry if labels is None else {**entry, "labels": str(labels.resolve())})
+        entry = {CASE: case.removesuffix(".gz").removesuffix(".nii"), IMAGE: str(path.resolve())}
+        labels = maps.get(path.parent / f"{name}{ENDING}")
+        entries.append(entry if labels is None else {**entry, LABELS: str(labels.resolve())})
     how = "its sub-folders" if by_folder else "a hash of the names"
     logger.info("%s: %d of %d images are %s, by %s", folder, len(entries), len(images), split, how)
-    return sorted(entries, key=lambda entry: entry["case"])
+    return sorted(entries, key=lambda entry: entry[CASE])
 
 
 def _is_shown(path: Path, folder: Path) -> bool:

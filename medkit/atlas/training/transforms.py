@@ -14,6 +14,7 @@ from monai.networks.layers import GaussianFilter
 from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
 
+from medkit.data.keys import AFFINE, CASE, FIXED, I_FIXED, I_MOVING, IMAGE, LABELS, MOVING, SEG_FIXED, SEG_MOVING
 from medkit.ops import warp
 
 MODES_OF_RESIZING = {2: "bilinear", 3: "trilinear"}
@@ -84,8 +85,8 @@ def subject_pairs(subjects: Sequence[Any], each_pair: bool = False, n_pairs: int
     if n < 2 or (n_pairs is not None and n_pairs < 1):
         raise ValueError(f"subject_pairs: 'subjects' must be at least two and 'n_pairs' one, got {n} and {n_pairs}")
     if not each_pair:
-        return [{"i_moving": i} for i in range(n)]
-    pairs = [{"i_moving": i, "i_fixed": j} for i, j in itertools.combinations(range(n), 2)]
+        return [{I_MOVING: i} for i in range(n)]
+    pairs = [{I_MOVING: i, I_FIXED: j} for i, j in itertools.combinations(range(n), 2)]
     if n_pairs is None or n_pairs >= len(pairs):
         return pairs
     return [pairs[k * len(pairs) // n_pairs] for k in range(n_pairs)]
@@ -100,7 +101,7 @@ class RandPaird(Randomizable, Transform):
     small smooth displacement, such as velocities leave that are not yet right.
 
     Reads ``i_moving`` and, where the pair is given, ``i_fixed``. Writes ``moving`` and ``fixed``, float32 ``(C, *S)``,
-    0 to 1; ``labels_moving`` and ``labels_fixed``, where both have ``labels``; ``case`` and ``affine``. Not invertible.
+    0 to 1; ``seg_moving`` and ``seg_fixed``, where both have ``labels``; ``case`` and ``affine``. Not invertible.
 
     Args:
         subjects: samples with ``case``, ``image`` ``(C, *S)`` on one grid, and perhaps ``labels``.
@@ -140,24 +141,24 @@ class RandPaird(Randomizable, Transform):
 
     def __call__(self, data: Mapping[str, int]) -> dict[str, Any]:
         """Make the pair."""
-        i = int(data["i_moving"])
+        i = int(data[I_MOVING])
         moving = self.subjects[i]
-        out: dict[str, Any] = {"moving": _plain(moving["image"]), "affine": getattr(moving["image"], "affine", None)}
-        if out["affine"] is None:
-            out["affine"] = torch.eye(4, dtype=torch.float64)
-        if "i_fixed" not in data and self.R.random() < self.blurred:
-            name, out["fixed"] = self._template(i)
+        out: dict[str, Any] = {MOVING: _plain(moving[IMAGE]), AFFINE: getattr(moving[IMAGE], "affine", None)}
+        if out[AFFINE] is None:
+            out[AFFINE] = torch.eye(4, dtype=torch.float64)
+        if I_FIXED not in data and self.R.random() < self.blurred:
+            name, out[FIXED] = self._template(i)
         else:
-            fixed = self.subjects[int(data["i_fixed"]) if "i_fixed" in data else self._other(i)]
-            name, out["fixed"] = str(fixed["case"]), _plain(fixed["image"])
-            if "labels" in moving and "labels" in fixed:
-                out["labels_moving"], out["labels_fixed"] = _plain(moving["labels"]), _plain(fixed["labels"])
-        if out["fixed"].shape != out["moving"].shape:
+            fixed = self.subjects[int(data[I_FIXED]) if I_FIXED in data else self._other(i)]
+            name, out[FIXED] = str(fixed[CASE]), _plain(fixed[IMAGE])
+            if LABELS in moving and LABELS in fixed:
+                out[SEG_MOVING], out[SEG_FIXED] = _plain(moving[LABELS]), _plain(fixed[LABELS])
+        if out[FIXED].shape != out[MOVING].shape:
             raise ValueError(
-                f"RandPaird: 'subjects' must lie on one grid, got {tuple(out['moving'].shape)} of {moving['case']} and "
-                f"{tuple(out['fixed'].shape)} of {name}"
+                f"RandPaird: 'subjects' must lie on one grid, got {tuple(out[MOVING].shape)} of {moving[CASE]} and "
+                f"{tuple(out[FIXED].shape)} of {name}"
             )
-        out["case"] = f"{moving['case']}_to_{name}"
+        out[CASE] = f"{moving[CASE]}_to_{name}"
         return out
 
     def _other(self, i: int) -> int:
@@ -168,11 +169,11 @@ class RandPaird(Randomizable, Transform):
         n = int(self.R.randint(self.n_members[0], self.n_members[1] + 1))
         if self.R.random() < self.registered:
             other = self.subjects[self._other(i)]
-            image = _plain(other["image"])
+            image = _plain(other[IMAGE])
             fields = self._residuals(n, tuple(image.shape[1:]))
-            return f"{n}_of_{other['case']}", warp(image[None], fields).mean(0)
+            return f"{n}_of_{other[CASE]}", warp(image[None], fields).mean(0)
         members = self.R.choice(len(self.subjects), min(n, len(self.subjects)), replace=False)
-        return f"mean_of_{len(members)}", torch.stack([_plain(self.subjects[int(k)]["image"]) for k in members]).mean(0)
+        return f"mean_of_{len(members)}", torch.stack([_plain(self.subjects[int(k)][IMAGE]) for k in members]).mean(0)
 
     def _residuals(self, n: int, size: tuple[int, ...]) -> Tensor:
         """``n`` smooth displacements ``(n, D, *size)`` of mean 0: so small that none folds, with no exponential."""
