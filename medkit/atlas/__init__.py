@@ -4,15 +4,13 @@ from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.linear_velocity import velocity_of_affine
 from medkit.atlas.metric import SobolevMetric
-from medkit.atlas.networks import (
-    AffineNetworkPrior,
-    NetworkPrior,
+from medkit.atlas.named_priors import (
     globalnet_prior,
-    load_weights,
     registration_network,
     registration_network_prior,
     voxelmorph_prior,
 )
+from medkit.atlas.networks import AffineNetworkPrior, NetworkPrior, load_weights
 from medkit.atlas.priors import (
     IdentityPrior,
     PriorSpec,
