@@ -8,8 +8,16 @@ from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.files import align_to_template, apply_transformation, register_files
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.intensities import match_intensities, normalised
+from medkit.atlas.linear_velocity import velocity_of_affine
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.misalignment import misaligned
+from medkit.atlas.named_priors import (
+    globalnet_prior,
+    registration_network,
+    registration_network_prior,
+    voxelmorph_prior,
+)
+from medkit.atlas.networks import AffineNetworkPrior, NetworkPrior, load_weights
 from medkit.atlas.outputs import (
     Estimate,
     ShapeComponents,
@@ -45,8 +53,21 @@ from medkit.atlas.similarities import (
     mutual_information,
     similarity_term,
 )
+from medkit.atlas.smoothing import SmoothedVelocity, start_at_rest
+from medkit.atlas.stored import CachedVelocities, DisplacementFiles
 from medkit.atlas.subjects import AtlasSubject, list_subjects
 from medkit.atlas.template import TemplateSums, data_term
+from medkit.atlas.training import (
+    AntiAliasd,
+    ClipGradients,
+    PreviewPairs,
+    RandPaird,
+    RelativeEnergy,
+    SavePairs,
+    SymmetricPairEnergy,
+    subject_list,
+    subject_pairs,
+)
 from medkit.atlas.transform_files import (
     read_affine,
     read_displacement,
@@ -57,11 +78,16 @@ from medkit.atlas.transform_files import (
 from medkit.atlas.transformation import StationaryVelocity, Transformation
 
 __all__ = [
+    "AffineNetworkPrior",
     "AffineRegistration",
+    "AntiAliasd",
     "AtlasFolder",
     "AtlasSettings",
     "AtlasSubject",
+    "CachedVelocities",
+    "ClipGradients",
     "Descent",
+    "DisplacementFiles",
     "Estimate",
     "Frame",
     "GeodesicShooting",
@@ -69,14 +95,21 @@ __all__ = [
     "HybridAtlas",
     "IdentityPrior",
     "Member",
+    "NetworkPrior",
     "PairEnergy",
+    "PreviewPairs",
     "PriorSpec",
+    "RandPaird",
     "Registration",
     "RegistrationModel",
     "RegistrationPrior",
+    "RelativeEnergy",
+    "SavePairs",
     "ShapeComponents",
+    "SmoothedVelocity",
     "SobolevMetric",
     "StationaryVelocity",
+    "SymmetricPairEnergy",
     "TemplateSums",
     "Transformation",
     "add_subject",
@@ -91,7 +124,9 @@ __all__ = [
     "descend",
     "downsampled",
     "finish_atlas",
+    "globalnet_prior",
     "list_subjects",
+    "load_weights",
     "local_decorrelation",
     "make_prior",
     "match_intensities",
@@ -108,11 +143,18 @@ __all__ = [
     "register_files",
     "register_pair",
     "register_prior",
+    "registration_network",
+    "registration_network_prior",
     "regulariser",
     "resampled",
     "shape_components",
     "similarity_term",
+    "start_at_rest",
+    "subject_list",
+    "subject_pairs",
+    "velocity_of_affine",
     "velocity_step",
+    "voxelmorph_prior",
     "without_mean",
     "write_affine",
     "write_composite",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medkit.atlas.linear_velocity import velocity_of_affine
 from medkit.atlas.metric import SobolevMetric
 from medkit.ops import logarithm, resize_field
 
@@ -39,6 +40,7 @@ class PriorSpec:
         max_batch: subjects at once at most.
         antisymmetric: predict half the difference of both directions, so that equal images stay where they are and
             exchanging the images inverts the map. Not for ``"affine"`` and ``"ddf"``.
+        needs_names: whether ``predict`` takes the subjects' names, as what reads files does.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -55,6 +57,7 @@ class PriorSpec:
     native_shape: tuple[int, ...] | None = None
     max_batch: int = 1
     antisymmetric: bool = True
+    needs_names: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -88,8 +91,11 @@ class RegistrationPrior(Protocol):
         Args:
             template: float32, ``(1 or B, C, *S)``, 0 to 1.
             subjects: float32, ``(B, C, *S)``, affinely aligned with the template, same grid and device.
-            spacing: mm, ``(D,)``.
+            spacing: of the images given, mm, ``(D,)``.
             attributes: of the subjects (age, ...), ``(B, n)``.
+
+        One more keyword, ``names``, a sequence of str, one for each subject, comes to priors whose ``spec`` has
+        ``needs_names``.
 
         Returns:
             ``(B, D, *S)``, float32, in voxels, from the template to the subject: subjects warped by the
@@ -176,21 +182,23 @@ def make_prior(name: str, **options: Any) -> RegistrationPrior:
     return prior
 
 
-def _fitted(prior: RegistrationPrior, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Images as the prior takes them, and how to bring its fields back to their grid."""
+def _fitted(
+    prior: RegistrationPrior, images: Tensor, spacing: Sequence[float]
+) -> tuple[Tensor, list[float], Callable[[Tensor], Tensor]]:
+    """Images as the prior takes them, their spacing, and how to bring its fields back to their grid."""
     size, spec = tuple(images.shape[2:]), prior.spec
     if spec.native_shape is not None and spec.native_shape != size:
         mode = {2: "bilinear", 3: "trilinear"}[spec.spatial_dims]
         resized = F.interpolate(images, spec.native_shape, mode=mode, align_corners=True)
-        return resized, lambda field: resize_field(field, size)
-    missing = [-n % d for n, d in zip(size, spec.divisors, strict=True)]
+        steps = [h * (a - 1) / max(b - 1, 1) for h, a, b in zip(spacing, size, spec.native_shape, strict=True)]
+        return resized, steps, lambda field: resize_field(field, size)
+    missing = [-n % d if spec.native_shape is None else 0 for n, d in zip(size, spec.divisors, strict=True)]
     low = [m // 2 for m in missing]
     pads = [n for k in reversed(range(len(size))) for n in (low[k], missing[k] - low[k])]
     within = (slice(None), slice(None), *[slice(a, a + n) for a, n in zip(low, size, strict=True)])
-    return F.pad(images, pads), lambda field: field[within]
+    return F.pad(images, pads), list(spacing), lambda field: field[within]
 
 
-@torch.inference_mode()
 def predict_velocity(
     prior: RegistrationPrior,
     template: Tensor,
@@ -202,32 +210,55 @@ def predict_velocity(
     """Ask a prior, and turn what it says into a velocity on the metric's grid; nonsense becomes no answer.
 
     The images are padded or resampled to what the prior takes, both directions are combined if it is antisymmetric, a
-    displacement becomes a velocity by :func:`medkit.ops.logarithm`, a momentum by the metric.
+    displacement becomes a velocity by :func:`medkit.ops.logarithm`, a momentum by the metric, an affine map by
+    :func:`velocity_of_affine`.
 
     Args:
-        prior: of kind ``"svf"``, ``"ddf"`` or ``"momentum"``.
+        prior: of any kind.
         template: ``(1, C, *S)``, 0 to 1.
         subject: ``(1, C, *S)``, 0 to 1.
         metric: of the grid on which velocities live, over the same box as the images.
-        name: of the subject, for the log.
+        name: of the subject, for the log, and for priors that need it.
         attributes: of the subject, ``(1, n)``.
 
     Returns:
         ``(1, D, *metric.size)``, in voxels of that grid; ``None``, with a line in the log, where the prior raised an
         error, or gave another shape, something not finite, or further than the grid is long.
     """
+    with torch.inference_mode():
+        field = _asked(prior, template, subject, metric, name, attributes)
+    # Outside of the inference mode, so that descent may begin there.
+    return None if field is None else field.clone()
+
+
+def _asked(
+    prior: RegistrationPrior,
+    template: Tensor,
+    subject: Tensor,
+    metric: SobolevMetric,
+    name: str,
+    attributes: Tensor | None,
+) -> Tensor | None:
+    """What a prior says as a velocity, or ``None``."""
     spec = prior.spec
-    inputs, back = _fitted(prior, torch.cat([template, subject]).float())
+    sizes = zip(metric.spacing, metric.size, template.shape[2:], strict=True)
+    inputs, steps, back = _fitted(
+        prior, torch.cat([template, subject]).float(), [step * coarse / fine for step, coarse, fine in sizes]
+    )
     fixed, moving = inputs[:1], inputs[1:]
-    spacing = torch.tensor(metric.spacing, device=subject.device)
+    given: dict[str, Any] = {"spacing": torch.tensor(steps, device=subject.device), "attributes": attributes}
+    if spec.needs_names:
+        given["names"] = [name]
+    wanted: tuple[int, ...] = (1, spec.spatial_dims, *fixed.shape[2:])
     try:
-        out = prior.predict(fixed, moving.clone(), spacing=spacing, attributes=attributes)
+        out = prior.predict(fixed, moving.clone(), **given)
         if spec.antisymmetric and spec.kind in ("svf", "momentum"):
-            out = 0.5 * (out - prior.predict(moving.clone(), fixed.clone(), spacing=spacing, attributes=attributes))
+            out = 0.5 * (out - prior.predict(moving.clone(), fixed.clone(), **given))
+        if spec.kind == "affine" and isinstance(out, Tensor) and out.ndim == 3:
+            out = velocity_of_affine(out, fixed.shape[2:])
     except FAILURES as error:
         logger.warning("%s: the prior failed and is left out: %s: %s", name, type(error).__name__, error)
         return None
-    wanted = (1, spec.spatial_dims, *fixed.shape[2:])
     if not isinstance(out, Tensor) or tuple(out.shape) != wanted:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         logger.warning("%s: the prior is left out: it gave %s instead of %s", name, got, wanted)
@@ -241,4 +272,4 @@ def predict_velocity(
         return None
     if spec.kind == "ddf":
         field = logarithm(field)[0]
-    return field.clone()
+    return field

@@ -71,6 +71,22 @@ unique         (1 + n, H, W[, S])          float32    what the codes of each con
                                                       the result
 common         (1 + n, H, W[, S])          float32    the same of the codes that the contrasts share
 =============  ==========================  =========  =================================================================
+
+In registration, of images ``(C, *S)`` on one grid, intensities 0 to 1, there are, or change:
+
+=============  ==========================  =========  =================================================================
+moving         (C, *S)                     float32    image of a subject
+fixed          (C, *S)                     float32    what it is registered to: a template, or another subject
+labels         (1, *S)                     uint8      tissue labels of a subject; before they are loaded a str: the file
+seg_moving     (1, *S)                     float32    labels of ``moving``, whole numbers
+seg_fixed      (1, *S)                     float32    labels of ``fixed``
+i_moving       int                                    which subject of a list is ``moving``
+i_fixed        int                                    which one is ``fixed``, where that is not drawn
+image          (2 C, *S)                   float32    what a network takes: ``moving``, then ``fixed``
+label          (2 C, *S)                   float32    the same, for the loss
+pred           (D, *S)                     float32    stationary velocity in voxels, channel k along axis k: ``moving``
+                                                      warped by its exponential resembles ``fixed``
+=============  ==========================  =========  =================================================================
 """
 
 CASE = "case"
@@ -101,3 +117,10 @@ GUIDE = "guide"
 GUIDE_CONTRASTS = "guide_contrasts"
 UNIQUE = "unique"
 COMMON = "common"
+MOVING = "moving"
+FIXED = "fixed"
+LABELS = "labels"
+SEG_MOVING = "seg_moving"
+SEG_FIXED = "seg_fixed"
+I_MOVING = "i_moving"
+I_FIXED = "i_fixed"
