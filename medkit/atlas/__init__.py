@@ -5,8 +5,8 @@ from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.outputs import (
-    Estimate,
     ShapeComponents,
+    TemplateEstimate,
     add_subject,
     component_template,
     conditional_template,
@@ -48,7 +48,6 @@ __all__ = [
     "AtlasFolder",
     "AtlasSubject",
     "Descent",
-    "Estimate",
     "Frame",
     "GeodesicShooting",
     "Grid",
@@ -62,6 +61,7 @@ __all__ = [
     "ShapeComponents",
     "SobolevMetric",
     "StationaryVelocity",
+    "TemplateEstimate",
     "TemplateSums",
     "Transformation",
     "add_subject",
