@@ -19,8 +19,8 @@ from medkit.atlas.named_priors import (
 )
 from medkit.atlas.networks import AffineNetworkPrior, NetworkPrior, load_weights
 from medkit.atlas.outputs import (
-    Estimate,
     ShapeComponents,
+    TemplateEstimate,
     add_subject,
     component_template,
     conditional_template,
@@ -87,8 +87,11 @@ __all__ = [
     "CachedVelocities",
     "ClipGradients",
     "Descent",
+<<<<<<< HEAD
     "DisplacementFiles",
     "Estimate",
+=======
+>>>>>>> results
     "Frame",
     "GeodesicShooting",
     "Grid",
@@ -109,7 +112,11 @@ __all__ = [
     "SmoothedVelocity",
     "SobolevMetric",
     "StationaryVelocity",
+<<<<<<< HEAD
     "SymmetricPairEnergy",
+=======
+    "TemplateEstimate",
+>>>>>>> results
     "TemplateSums",
     "Transformation",
     "add_subject",

@@ -77,7 +77,7 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     register.add_argument("--alignment", choices=("affine", "rigid", "none"), default="affine", help="default: affine")
     register.add_argument("--similarity", choices=("ssd", "lncc", "mi"), default="ssd", help="default: ssd")
     register.add_argument("--path", choices=("svf", "lddmm"), default="svf", help="default: svf")
-    register.add_argument("--sigma", type=float, default=0.03, help="noise, intensities being 0 to 1; default 0.03")
+    register.add_argument("--sigma", type=float, default=0.01, help="noise, intensities being 0 to 1; default 0.01")
     register.add_argument("--composite", action="store_true", help="also one .h5 file for ITK")
 
 

@@ -89,7 +89,7 @@ def test_antspy_makes_the_warped_images_of_the_files(atlas):
         ants.image_read(str(atlas.folder / "atlas.nii.gz")), ants.image_read(member.subject.images["image"]), files
     ).numpy()
     ours = load(folder / f"{member.name}_warped.nii.gz").numpy()
-    assert np.abs(ours - theirs)[6:-6, 6:-6, 6:-6].max() < 1e-5 * BRIGHT
+    assert np.abs(ours - theirs)[6:-6, 6:-6, 6:-6].max() < 1e-6 * BRIGHT
 
 
 def test_subjects_pulled_to_the_template_are_the_template(tmp_path):

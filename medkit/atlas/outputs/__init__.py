@@ -1,7 +1,7 @@
 """What is made of a built atlas: its files, labels, measures, pictures, and answers that need no building anew."""
 
 from medkit.atlas.outputs.conditional import conditional_template
-from medkit.atlas.outputs.final_template import Estimate, estimate_template, recompute_template
+from medkit.atlas.outputs.final_template import TemplateEstimate, estimate_template, recompute_template
 from medkit.atlas.outputs.finishing import finish_atlas
 from medkit.atlas.outputs.label_atlas import read_probabilities, write_label_atlas
 from medkit.atlas.outputs.label_propagation import propagate_labels, write_subject_labels
@@ -12,8 +12,8 @@ from medkit.atlas.outputs.saved_transforms import write_transforms
 from medkit.atlas.outputs.shape_analysis import ShapeComponents, component_template, shape_components, write_shape
 
 __all__ = [
-    "Estimate",
     "ShapeComponents",
+    "TemplateEstimate",
     "add_subject",
     "component_template",
     "conditional_template",

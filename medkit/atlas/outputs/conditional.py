@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from medkit.atlas.outputs.final_template import Estimate, estimate_template
+from medkit.atlas.outputs.final_template import TemplateEstimate, estimate_template
 from medkit.atlas.result import AtlasFolder, Member
 
 logger = logging.getLogger(__name__)
@@ -18,8 +18,8 @@ SMALLEST_SHARE = 1e-4  # of the largest; who counts less is left out
 
 def conditional_template(
     atlas: AtlasFolder, attribute: str, value: float, bandwidth: float, n_steps: int | None = None
-) -> Estimate:
-    r"""Estimate the template of subjects with some value of an attribute.
+) -> TemplateEstimate:
+    r"""TemplateEstimate the template of subjects with some value of an attribute.
 
     Subjects count by a Gaussian of their attribute, :math:`w_i \propto \exp(-(a_i - a)^2 / 2 b^2)`. Their weighted mean
     velocity is subtracted from all, which gives the template the mean shape at this value, and it is estimated anew

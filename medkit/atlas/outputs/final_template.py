@@ -19,7 +19,7 @@ Inverse = Callable[[Member], Tensor]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TemplateEstimate:
     """A template and how sure it is.
 
     Args:
@@ -40,8 +40,8 @@ def estimate_template(
     inverse: Inverse,
     n_steps: int,
     shares: Sequence[float] | None = None,
-) -> Estimate:
-    """Estimate the template that explains subjects best, for given transformations.
+) -> TemplateEstimate:
+    """TemplateEstimate the template that explains subjects best, for given transformations.
 
     The weighted mean of the subjects' images, pulled by one interpolation of their files, weighted by the change of
     volume (form ``"subject"`` of the energy), and then steps that bring back what the interpolation blurred. Subjects
@@ -89,14 +89,14 @@ def estimate_template(
             images, weight = bring(placed, atlas.contrasts, atlas.frame)
             residuals.add_residual(template, images, inverse(member), weight, sigma=share**-0.5)
         template = _symmetric(atlas, residuals).majorised(template)
-    return Estimate(template, variance.clamp(min=0).sqrt().float(), sums.denominator.float())
+    return TemplateEstimate(template, variance.clamp(min=0).sqrt().float(), sums.denominator.float())
 
 
 def _symmetric(atlas: AtlasFolder, sums: TemplateSums) -> TemplateSums:
     return sums.mirrored() if atlas.symmetric else sums
 
 
-def recompute_template(atlas: AtlasFolder) -> Estimate:
+def recompute_template(atlas: AtlasFolder) -> TemplateEstimate:
     """Make the template anew from the saved transformations and the subjects' images, and write it.
 
     It depends on nothing else, so that template and transformations belong together. Writes ``atlas.nii.gz``, its
