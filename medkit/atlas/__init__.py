@@ -87,11 +87,8 @@ __all__ = [
     "CachedVelocities",
     "ClipGradients",
     "Descent",
-<<<<<<< HEAD
     "DisplacementFiles",
     "Estimate",
-=======
->>>>>>> results
     "Frame",
     "GeodesicShooting",
     "Grid",
@@ -112,11 +109,8 @@ __all__ = [
     "SmoothedVelocity",
     "SobolevMetric",
     "StationaryVelocity",
-<<<<<<< HEAD
     "SymmetricPairEnergy",
-=======
     "TemplateEstimate",
->>>>>>> results
     "TemplateSums",
     "Transformation",
     "add_subject",
