@@ -88,7 +88,6 @@ __all__ = [
     "ClipGradients",
     "Descent",
     "DisplacementFiles",
-    "Estimate",
     "Frame",
     "GeodesicShooting",
     "Grid",

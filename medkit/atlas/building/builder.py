@@ -20,6 +20,7 @@ from medkit.atlas.building.preparation import Preparation
 from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import Velocities, load, store
 from medkit.atlas.frame import Frame
+from medkit.atlas.itk_images import simple_itk
 from medkit.atlas.priors import RegistrationPrior
 from medkit.atlas.pyramid import downsampled
 from medkit.atlas.result import RECORD, AtlasFolder, Member, write_record
@@ -103,6 +104,7 @@ class HybridAtlas:
                 subjects or settings.
         """
         began = time.monotonic()
+        simple_itk("HybridAtlas")  # before hours of work, whose results need it
         self._claim(subjects)
         jobs = Jobs(self.folder / "work", self.shared)
         if (self.folder / RECORD).exists() and (
@@ -227,6 +229,7 @@ class HybridAtlas:
                 "n_final_steps": self.settings.n_final_steps,
                 "symmetric": self.settings.symmetric,
                 "trace": list(trace),
+                "excluded": prepared.excluded,
             }
             write_record(self.folder, record, tuple(replace(m, energy=energies[m.name]) for m in members))
             return {}

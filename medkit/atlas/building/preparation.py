@@ -52,6 +52,7 @@ class Preparation:
         self.subjects = {subject.name: subject for subject in subjects}
         self.contrasts = tuple(sorted({contrast for subject in subjects for contrast in subject.images}))
         self.spacing, self.reference = spacing, reference
+        self.excluded: dict[str, str] = {}
 
     @property
     def images(self) -> Path:
@@ -213,9 +214,14 @@ class Preparation:
                 f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then "
                 "align or leave them out, or set exclude_failed"
             )
+        self.excluded = failed
+        if len(matrices) - len(failed) < 2:
+            raise ValueError(
+                f"HybridAtlas: at least two subjects must be aligned, all but {len(matrices) - len(failed)} failed"
+            )
         return {name: matrix for name, matrix in matrices.items() if name not in failed}
 
-    def _mean(self, phase: str, image_of, matrices: Mapping[str, np.ndarray], grid: Frame) -> None:
+    def _mean(self, phase: str, image_of: Reader, matrices: Mapping[str, np.ndarray], grid: Frame) -> None:
         """Average all subjects as they are aligned now."""
 
         def work() -> Record:
