@@ -100,6 +100,8 @@ def list_subjects(
     for kind, files in zip(PARTS, (masks, weights, labels), strict=True):
         if files is not None:
             paths = _named(files, kind)
+            if len(paths) == len(subjects) == 1:  # one file alone shows no ending that all of its kind share
+                paths = {subjects[0].name: next(iter(paths.values()))}
             _check_known(kind, paths, subjects)
             subjects = [_with(s, **{kind: paths.get(s.name, getattr(s, kind))}) for s in subjects]
     if covariates is not None:
