@@ -13,7 +13,7 @@ from medkit.ops import identity_points, sample
 KINDS = ("rigid", "similarity", "affine")
 METRICS = ("mi", "lncc")
 WINDOW = 5  # voxels, of local correlation
-MOST_VOXELS = 40_000  # that mutual information is taken of, evenly spread
+MOST_VOXELS = 8_000  # that mutual information is taken of, evenly spread
 N_STEPS = 60
 RADIUS = 0.35  # of the object's longest side: a turn by 1 over it moves the object's surface by 1 mm
 

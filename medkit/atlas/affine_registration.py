@@ -101,7 +101,11 @@ def register_affine(
         )
     if not bool(still.values.any()):
         raise ValueError("register_affine: 'fixed' must show something, it is constant")
-    levels = [tuple(x.at(still.extent / n) for x in (still, other)) for n in N_VOXELS]
+    levels: list[tuple[Framed, Framed]] = []
+    for n in N_VOXELS:
+        level = (still.at(still.extent / n), other.at(still.extent / n))
+        if not levels or level[0].values.shape != levels[-1][0].values.shape:  # a small volume has fewer
+            levels.append(level)
     given = None if start is None else _checked_affine("start", start, len(still.affine) - 1)
     if not bool(other.values.any()):
         logger.warning("register_affine: the moving volume is constant")
@@ -109,12 +113,12 @@ def register_affine(
         return AffineRegistration(matrix, 0.0, 0.0, 0, matrix)
     if given is None:
         found, n_compared, origin = _from_anywhere(*levels[0], metric, n_starts)
-        remaining = levels[1:]
+        remaining = levels[1:] or levels
     else:
         found, n_compared, origin, remaining = given, 1, given, levels
     for level in remaining:
         found = improved(*level, found, kind, metric)
-    score, overlap = _fit(*levels[1], found, metric)
+    score, overlap = _fit(*levels[min(1, len(levels) - 1)], found, metric)
     return AffineRegistration(found, score, overlap, n_compared, origin)
 
 
@@ -155,11 +159,16 @@ def _fit(fixed: Framed, moving: Framed, matrix: np.ndarray, metric: str) -> tupl
     return likeness(fixed, moving, matrix, metric, mask), both
 
 
+def _doubt(matrix: np.ndarray) -> float:
+    """Brains are nearly symmetric and headers mostly right: what turns far must be better by more than chance."""
+    return LARGE_TURN_GAIN if angle_of(matrix[:-1, :-1]) > LARGE_TURN else 0.0
+
+
 def _from_anywhere(fixed: Framed, moving: Framed, metric: str, n_starts: int) -> tuple[np.ndarray, int, np.ndarray]:
     """Rigid map at the coarsest level, how many starts were compared, and the one that won."""
     candidates = list(starts(fixed, moving))
     coarse = [x.at(fixed.extent / N_VOXELS_OF_STARTS) for x in (fixed, moving)]
-    scores = [likeness(*coarse, matrix, metric) for matrix in candidates]
+    scores = [likeness(*coarse, matrix, metric) - _doubt(matrix) for matrix in candidates]
     chosen: list[np.ndarray] = []
     for index in np.argsort(-np.array(scores), kind="stable"):
         near = (angle_of(candidates[index][:-1, :-1].T @ other[:-1, :-1]) < NEAR for other in chosen)
@@ -170,10 +179,7 @@ def _from_anywhere(fixed: Framed, moving: Framed, metric: str, n_starts: int) ->
     best, best_score, origin = chosen[0], -np.inf, chosen[0]
     for candidate in chosen:
         found = improved(fixed, moving, candidate, "rigid", metric)
-        score = likeness(fixed, moving, found, metric)
-        # Brains are nearly symmetric and headers mostly right: what turns far must be better by more than chance.
-        if angle_of(found[:-1, :-1]) > LARGE_TURN:
-            score -= LARGE_TURN_GAIN
+        score = likeness(fixed, moving, found, metric) - _doubt(found)
         if score > best_score:
             best, best_score, origin = found, score, candidate
     return best, len(candidates), origin

@@ -64,7 +64,9 @@ class Framed:
         pool = F.avg_pool2d if len(factors) == 2 else F.avg_pool3d
         to_old = np.diag([*map(float, factors), 1.0])
         to_old[:-1, -1] = (np.array(factors) - 1) / 2
-        weight = None if self.weight is None else pool(self.weight, factors)
+        least = F.max_pool2d if len(factors) == 2 else F.max_pool3d
+        # A mean that takes in something without weight has none.
+        weight = None if self.weight is None else 1 - least(1 - self.weight, factors)
         return Framed(pool(self.values, factors), weight, self.affine @ to_old)
 
 
