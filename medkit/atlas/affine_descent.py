@@ -99,7 +99,7 @@ def improved(fixed: Framed, moving: Framed, matrix: np.ndarray, kind: str, metri
     def closure() -> float:
         method.zero_grad()
         loss = misfit()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     with torch.enable_grad():

@@ -167,8 +167,8 @@ def _doubt(matrix: np.ndarray) -> float:
 def _from_anywhere(fixed: Framed, moving: Framed, metric: str, n_starts: int) -> tuple[np.ndarray, int, np.ndarray]:
     """Rigid map at the coarsest level, how many starts were compared, and the one that won."""
     candidates = list(starts(fixed, moving))
-    coarse = [x.at(fixed.extent / N_VOXELS_OF_STARTS) for x in (fixed, moving)]
-    scores = [likeness(*coarse, matrix, metric) - _doubt(matrix) for matrix in candidates]
+    few = fixed.at(fixed.extent / N_VOXELS_OF_STARTS), moving.at(fixed.extent / N_VOXELS_OF_STARTS)
+    scores = [likeness(*few, matrix, metric) - _doubt(matrix) for matrix in candidates]
     chosen: list[np.ndarray] = []
     for index in np.argsort(-np.array(scores), kind="stable"):
         near = (angle_of(candidates[index][:-1, :-1].T @ other[:-1, :-1]) < NEAR for other in chosen)

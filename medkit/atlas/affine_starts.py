@@ -93,9 +93,11 @@ def framed(values: Tensor, weight: Tensor | None, affine: np.ndarray) -> Framed:
     sides = [width for pair in reversed(padding) for width in pair]
     shift = np.eye(len(affine))
     shift[:-1, -1] = first
-    cut = [None if x is None else F.pad(x[tuple(window)].float(), sides)[None, None] for x in (values, weight)]
-    assert cut[0] is not None
-    return Framed(cut[0], cut[1], affine @ shift)
+
+    def cut(x: Tensor) -> Tensor:
+        return F.pad(x[tuple(window)].float(), sides)[None, None]
+
+    return Framed(cut(values), None if weight is None else cut(weight), affine @ shift)
 
 
 def _turn(plane: tuple[int, int], degrees: float, n_axes: int) -> np.ndarray:

@@ -143,7 +143,7 @@ def test_images_too() -> None:
 
 
 def test_noise_and_nothing_are_named_and_so_is_what_was_fooled() -> None:
-    good = [(0.7 + 0.05 * k, np.eye(4), 0.93) for k in range(3)]  # what another noise would give
+    good = [(0.7 + 0.02 * k, np.eye(4), 0.93) for k in range(10)]  # what another noise would give
     found = []
     noise = random_like(FIXED).abs()
     fooled = mapping(np.diag([1.0, -1.0, -1.0]), (0.0, 0.0, 0.0))
