@@ -11,18 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medkit.atlas.affine_descent import KINDS, METRICS, improved
 from medkit.atlas.affine_starts import FOREGROUND, LARGE_TURN, Framed, angle_of, framed, likeness, moved, starts
 from medkit.atlas.intensities import normalised
-from medkit.atlas.itk_images import itk_image, linear_matrix, simple_itk
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("rigid", "similarity", "affine")
-METRICS = ("mi", "lncc")
 N_VOXELS = (24, 48, 72)  # along the longest side of the object at each level: 8, 4 and 3 mm for a brain
 N_VOXELS_OF_STARTS = 16
-N_STEPS = (60, 60, 30)
-WINDOW = 2  # voxels around each one, of local correlation
+NEAR = 20.0  # degrees between starts that are followed
 LARGE_TURN_GAIN = 0.03  # by which a start that is turned further must be better
 
 
@@ -33,7 +30,7 @@ class AffineRegistration:
     Args:
         matrix: ``(D + 1, D + 1)`` float64, from RAS mm of the fixed volume to RAS mm of the moving one.
         score: how alike both are under it, inside the fixed weight (or the fixed object less its edge):
-            correlation for ``"lncc"``, mutual information as a share of the entropies for ``"mi"``; 1 is the same, 0 no
+            correlation for ``"lncc"``, mutual information as a share of the entropies for ``"mi"``; 1: the same, 0: no
             relation.
         overlap: Dice overlap of both objects under the map, 0 to 1.
         n_starts: positions that were compared.
@@ -63,7 +60,8 @@ def register_affine(
     """Find the linear map between two volumes, whatever their grids and positions.
 
     Without a start the objects are laid on each other in many turns, compared on a coarse grid, and the best few are
-    followed. Runs on one thread, without chance: repeats are equal bit for bit.
+    followed, by a quasi-Newton method. There is no chance in it: on a CPU with as many threads, repeats are equal bit
+    for bit.
 
     Args:
         fixed: real, ``(X, Y, Z)`` or ``(X, Y)``, any unit.
@@ -83,14 +81,12 @@ def register_affine(
     Raises:
         ValueError: if a volume is not finite, has not two or three axes, or ``fixed`` is constant, an affine is
             singular, or an option is unknown.
-        ImportError: without SimpleITK.
 
     Example:
         >>> found = register_affine(template, np.eye(4), subject, subject_affine, kind="rigid")
         >>> found.matrix.shape
         (4, 4)
     """
-    itk = simple_itk("register_affine")
     if kind not in KINDS or metric not in METRICS or n_starts < 1:
         raise ValueError(
             f"register_affine: 'kind' must be one of {', '.join(KINDS)}, 'metric' one of {', '.join(METRICS)}, "
@@ -105,22 +101,24 @@ def register_affine(
         )
     if not bool(still.values.any()):
         raise ValueError("register_affine: 'fixed' must show something, it is constant")
-    levels = [tuple(x.at(still.extent / n) for x in (still, other)) for n in N_VOXELS]
+    levels: list[tuple[Framed, Framed]] = []
+    for n in N_VOXELS:
+        level = (still.at(still.extent / n), other.at(still.extent / n))
+        if not levels or level[0].values.shape != levels[-1][0].values.shape:  # a small volume has fewer
+            levels.append(level)
     given = None if start is None else _checked_affine("start", start, len(still.affine) - 1)
     if not bool(other.values.any()):
         logger.warning("register_affine: the moving volume is constant")
         matrix = np.eye(len(still.affine)) if given is None else given
         return AffineRegistration(matrix, 0.0, 0.0, 0, matrix)
-    search = _Search(itk, metric)
-    if given is not None:
-        found, n_compared, origin = _of_kind(given, kind, still.centroid), 1, given
+    if given is None:
+        found, n_compared, origin = _from_anywhere(*levels[0], metric, n_starts)
+        remaining = levels[1:] or levels
     else:
-        found, n_compared, origin = search.from_anywhere(*levels[0], n_starts)
-        found = search.improved(*levels[1], found, "rigid", 1)
-    for i_level in (0, 1, 2) if given is not None else (1, 2):
-        if kind != "rigid" or given is not None or i_level == 2:
-            found = search.improved(*levels[i_level], found, kind, i_level)
-    score, overlap = _fit(*levels[1], found, metric)
+        found, n_compared, origin, remaining = given, 1, given, levels
+    for level in remaining:
+        found = improved(*level, found, kind, metric)
+    score, overlap = _fit(*levels[min(1, len(levels) - 1)], found, metric)
     return AffineRegistration(found, score, overlap, n_compared, origin)
 
 
@@ -161,95 +159,27 @@ def _fit(fixed: Framed, moving: Framed, matrix: np.ndarray, metric: str) -> tupl
     return likeness(fixed, moving, matrix, metric, mask), both
 
 
-def _of_kind(matrix: np.ndarray, kind: str, centre: np.ndarray) -> np.ndarray:
-    """Nearest map of a kind that takes the centre to the same point."""
-    n_axes = len(centre)
-    linear = matrix[:n_axes, :n_axes]
-    if kind != "affine":
-        left, values, right = np.linalg.svd(linear)
-        scale = np.prod(values) ** (1 / n_axes) if kind == "similarity" else 1.0
-        sign = np.diag([1.0] * (n_axes - 1) + [np.sign(np.linalg.det(left @ right))])
-        linear = scale * (left @ sign @ right)
-    out = np.eye(n_axes + 1)
-    out[:n_axes, :n_axes] = linear
-    out[:n_axes, n_axes] = matrix[:n_axes, :n_axes] @ centre + matrix[:n_axes, n_axes] - linear @ centre
-    return out
+def _doubt(matrix: np.ndarray) -> float:
+    """Brains are nearly symmetric and headers mostly right: what turns far must be better by more than chance."""
+    return LARGE_TURN_GAIN if angle_of(matrix[:-1, :-1]) > LARGE_TURN else 0.0
 
 
-def _set_descent(method: Any, voxel: float, n: int) -> None:
-    """Let a registration step by at most a voxel, and n times."""
-    method.SetOptimizerAsRegularStepGradientDescent(voxel, 0.01 * voxel, n, 0.6, 1e-8)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Descents by SimpleITK, all with the same options."""
-
-    itk: Any
-    metric: str
-
-    def from_anywhere(self, fixed: Framed, moving: Framed, n_starts: int) -> tuple[np.ndarray, int, np.ndarray]:
-        """Rigid map at the coarsest level, how many starts were compared, and the one that won."""
-        candidates = list(starts(fixed, moving))
-        coarse = [x.at(fixed.extent / N_VOXELS_OF_STARTS) for x in (fixed, moving)]
-        scores = [likeness(*coarse, matrix, self.metric) for matrix in candidates]
-        chosen: list[np.ndarray] = []
-        for index in np.argsort(-np.array(scores), kind="stable"):
-            near = (angle_of(candidates[index][:-1, :-1].T @ other[:-1, :-1]) < 20 for other in chosen)
-            if not any(near):
-                chosen.append(candidates[index])
-            if len(chosen) == n_starts:
-                break
-        best, best_score, origin = chosen[0], -np.inf, chosen[0]
-        for candidate in chosen:
-            found = self.improved(fixed, moving, candidate, "rigid", 0)
-            score = likeness(fixed, moving, found, self.metric)
-            # Brains are nearly symmetric and headers mostly right: what turns far must be better by more than chance.
-            if angle_of(found[:-1, :-1]) > LARGE_TURN:
-                score -= LARGE_TURN_GAIN
-            if score > best_score:
-                best, best_score, origin = found, score, candidate
-        return best, len(candidates), origin
-
-    def improved(self, fixed: Framed, moving: Framed, matrix: np.ndarray, kind: str, i_level: int) -> np.ndarray:
-        """Descend on one level; where the descent fails or makes things worse, the map as it was."""
-        itk = self.itk
-        transform = self._transform(_of_kind(matrix, kind, fixed.centroid), kind, fixed.centroid)
-        images = [itk_image(itk, x.values[0, 0].numpy(), x.affine) for x in (fixed, moving)]
-        method = itk.ImageRegistrationMethod()
-        method.SetNumberOfThreads(1)  # sums over threads would differ in their last digits
-        if self.metric == "mi":
-            method.SetMetricAsMattesMutualInformation(32)
-        else:
-            method.SetMetricAsANTSNeighborhoodCorrelation(WINDOW)
-        for x, use in ((fixed, method.SetMetricFixedMask), (moving, method.SetMetricMovingMask)):
-            if x.weight is not None:
-                use(itk_image(itk, (x.weight[0, 0] > 0.5).numpy().astype(np.uint8), x.affine))
-        method.SetInterpolator(itk.sitkLinear)
-        voxel = float(fixed.spacing.min())
-        _set_descent(method, voxel, N_STEPS[i_level])
-        method.SetOptimizerScalesFromPhysicalShift()
-        method.SetInitialTransform(transform, True)
-        try:
-            method.Execute(*images)
-        except RuntimeError as error:
-            logger.info("register_affine: a descent failed: %s", str(error).splitlines()[-1])
-            return matrix
-        found = linear_matrix(transform)
-        scores = [likeness(fixed, moving, m, self.metric) for m in (matrix, found)]
-        return found if scores[1] > scores[0] - LARGE_TURN_GAIN else matrix
-
-    def _transform(self, matrix: np.ndarray, kind: str, centre: np.ndarray) -> Any:
-        n_axes = len(centre)
-        classes = {
-            "rigid": ("Euler2DTransform", "Euler3DTransform"),
-            "similarity": ("Similarity2DTransform", "Similarity3DTransform"),
-        }
-        if kind == "affine":
-            transform = self.itk.AffineTransform(n_axes)
-        else:
-            transform = getattr(self.itk, classes[kind][n_axes - 2])()
-        transform.SetCenter(centre.tolist())
-        transform.SetMatrix(matrix[:n_axes, :n_axes].ravel().tolist())
-        transform.SetTranslation((matrix[:n_axes, :n_axes] @ centre + matrix[:n_axes, n_axes] - centre).tolist())
-        return transform
+def _from_anywhere(fixed: Framed, moving: Framed, metric: str, n_starts: int) -> tuple[np.ndarray, int, np.ndarray]:
+    """Rigid map at the coarsest level, how many starts were compared, and the one that won."""
+    candidates = list(starts(fixed, moving))
+    few = fixed.at(fixed.extent / N_VOXELS_OF_STARTS), moving.at(fixed.extent / N_VOXELS_OF_STARTS)
+    scores = [likeness(*few, matrix, metric) - _doubt(matrix) for matrix in candidates]
+    chosen: list[np.ndarray] = []
+    for index in np.argsort(-np.array(scores), kind="stable"):
+        near = (angle_of(candidates[index][:-1, :-1].T @ other[:-1, :-1]) < NEAR for other in chosen)
+        if not any(near):
+            chosen.append(candidates[index])
+        if len(chosen) == n_starts:
+            break
+    best, best_score, origin = chosen[0], -np.inf, chosen[0]
+    for candidate in chosen:
+        found = improved(fixed, moving, candidate, "rigid", metric)
+        score = likeness(fixed, moving, found, metric) - _doubt(found)
+        if score > best_score:
+            best, best_score, origin = found, score, candidate
+    return best, len(candidates), origin

@@ -64,7 +64,9 @@ class Framed:
         pool = F.avg_pool2d if len(factors) == 2 else F.avg_pool3d
         to_old = np.diag([*map(float, factors), 1.0])
         to_old[:-1, -1] = (np.array(factors) - 1) / 2
-        weight = None if self.weight is None else pool(self.weight, factors)
+        least = F.max_pool2d if len(factors) == 2 else F.max_pool3d
+        # A mean that takes in something without weight has none.
+        weight = None if self.weight is None else 1 - least(1 - self.weight, factors)
         return Framed(pool(self.values, factors), weight, self.affine @ to_old)
 
 
@@ -91,9 +93,11 @@ def framed(values: Tensor, weight: Tensor | None, affine: np.ndarray) -> Framed:
     sides = [width for pair in reversed(padding) for width in pair]
     shift = np.eye(len(affine))
     shift[:-1, -1] = first
-    cut = [None if x is None else F.pad(x[tuple(window)].float(), sides)[None, None] for x in (values, weight)]
-    assert cut[0] is not None
-    return Framed(cut[0], cut[1], affine @ shift)
+
+    def cut(x: Tensor) -> Tensor:
+        return F.pad(x[tuple(window)].float(), sides)[None, None]
+
+    return Framed(cut(values), None if weight is None else cut(weight), affine @ shift)
 
 
 def _turn(plane: tuple[int, int], degrees: float, n_axes: int) -> np.ndarray:
