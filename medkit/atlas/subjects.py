@@ -235,16 +235,18 @@ def _listed(path: Path) -> list[AtlasSubject]:
 
 
 def _simulated(cohort: BrainCohort) -> list[AtlasSubject]:
-    """Subjects of a simulated cohort; a mask of the brain is written beside the files of each."""
+    """Subjects of a simulated cohort; a mask of the brain and its labels are written beside the files of each."""
     brain = [cohort.LABELS[name] for name in BRAIN]
     subjects = []
     for entry in cohort.datalist():
-        path = Path(entry["labels"]).with_name(f"{entry['case']}_brain.nii")
-        if not path.exists():
-            labels = nib.load(entry["labels"])
-            mask = np.isin(np.asarray(labels.dataobj), brain).astype(np.uint8)
-            with atomic_path(path) as temporary:
-                nib.save(nib.Nifti1Image(mask, labels.affine), temporary)
+        mask, labels = (Path(entry["labels"]).with_name(f"{entry['case']}_brain{end}.nii") for end in ("", "_labels"))
+        if not (mask.exists() and labels.exists()):
+            stored = nib.load(entry["labels"])
+            values = np.asarray(stored.dataobj)
+            inside = np.isin(values, brain)
+            for path, array in ((mask, inside.astype(np.uint8)), (labels, np.where(inside, values, 0))):
+                with atomic_path(path) as temporary:
+                    nib.save(nib.Nifti1Image(array.astype(np.uint8), stored.affine), temporary)
         images = {contrast: entry[contrast] for contrast in cohort.contrasts}
-        subjects.append(AtlasSubject(entry["case"], images, mask=str(path), labels=entry["labels"]))
+        subjects.append(AtlasSubject(entry["case"], images, mask=str(mask), labels=str(labels)))
     return subjects
