@@ -86,8 +86,22 @@ def units_per_voxel(size: Sequence[int], like: Tensor) -> Tensor:
 
 def read_at(image: Tensor, unit: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
     """Read an image ``(B, C, *S)`` at points ``(B, D, *T)`` in the coordinates of ``grid_sample``, last axis first."""
+    n = _n_pieces(image, unit)
+    if n > 1:  # pieces of the points as a batch; every view here is free where there is one channel
+        pieces = unit.unflatten(2, (n, -1)).movedim(2, 1).flatten(0, 1)
+        return read_at(image.expand(n, *image.shape[1:]), pieces, mode, padding).movedim(0, 1).flatten(1, 2)[None]
     # The kernels take any strides: a view, where a copy would cost as much as the arithmetic.
     return F.grid_sample(image, unit.movedim(1, -1), mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _n_pieces(image: Tensor, unit: Tensor) -> int:
+    """Into how many pieces to cut the points: torch's 3-D kernels on CPU give each thread whole items of a batch."""
+    if image.device.type != "cpu" or image.ndim != 5 or len(image) != 1 or len(unit) != 1:
+        return 1
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or (torch.is_grad_enabled() and image.requires_grad):
+        return 1  # the image's derivative would need as much memory as there are pieces
+    most = min(torch.get_num_threads(), unit.shape[2])
+    return max((n for n in range(1, most + 1) if unit.shape[2] % n == 0), default=1)
 
 
 def _unit_points(points: Tensor, size: Sequence[int]) -> Tensor:
