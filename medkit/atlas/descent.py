@@ -111,33 +111,41 @@ def descend(
             f"{n_steps}, {anchor_weight} and {step}"
         )
 
-    def valued(v: Tensor) -> tuple[float, float, Tensor]:
-        """Energy, data term, and gradient of the energy in the metric."""
+    def valued(v: Tensor) -> tuple[float, float, Callable[[], Tensor]]:
+        """Energy, data term, and what computes the gradient of the energy in the metric when it is wanted."""
         free = v.detach().requires_grad_()
         misfit = data(free)
-        (slope,) = torch.autograd.grad(misfit.sum(), free)
-        direction = v + metric.gradient(slope)
-        if anchor is not None and anchor_weight:
-            direction = direction + anchor_weight * (v - anchor)
+
+        def downhill() -> Tensor:
+            (slope,) = torch.autograd.grad(misfit.sum(), free)
+            direction = v + metric.gradient(slope)
+            if anchor is not None and anchor_weight:
+                direction = direction + anchor_weight * (v - anchor)
+            return direction
+
         energy = misfit.detach() + regulariser(metric, v, anchor, anchor_weight)
-        return float(energy), float(misfit.detach()), direction
+        return float(energy), float(misfit.detach()), downhill
 
     kept = rounded or (lambda v: v)
     v = kept(velocity.detach())
-    energy, misfit, direction = valued(v)
-    energies, has_converged = [energy], False
+    energy, misfit, downhill = valued(v)
+    energies, has_converged, direction = [energy], False, None
     for _ in range(n_steps):
-        length = float(direction.square().sum(1).max().sqrt())
+        # Only where a step begins: tries that fail, and the last point, need no gradient.
+        if direction is None:
+            direction = downhill()
+            length = float(direction.square().sum(1).max().sqrt())
         if length == 0 or step < SMALLEST_STEP:
             has_converged = True
             break
         tried = kept(v - (step / length) * direction)
-        found = valued(tried)
-        if not found[0] < energy:
+        lower, its_misfit, its_downhill = valued(tried)
+        if not lower < energy:
             step = step / 2
+            del its_downhill  # or its graph stays in memory beside the next one
             continue
-        gain = (energy - found[0]) / max(abs(energy), 1e-30)
-        v, (energy, misfit, direction) = tried, found
+        gain = (energy - lower) / max(abs(energy), 1e-30)
+        v, energy, misfit, downhill, direction = tried, lower, its_misfit, its_downhill, None
         energies.append(energy)
         step = min(GROWTH * step, FIRST_STEP)
         if gain < SMALLEST_GAIN:

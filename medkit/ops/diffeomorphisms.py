@@ -11,22 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medkit.ops.warping import check_field, compose, warp
+from medkit.ops.doubling import doubled
+from medkit.ops.warping import check_field, compose, read_at, unit_identity, units_per_voxel, warp
 
-MIN_SQUARINGS = 6
+FEWEST_SQUARINGS = 2
+LARGEST_FIRST_STEP = 1.0  # voxels
 LARGEST_VELOCITY = 2.0**19  # voxels
 MODES_OF_RESIZING = {2: "bilinear", 3: "trilinear"}
 
 
 def count_squarings(velocity: Tensor) -> int:
-    """Return how many squarings bring a velocity below half a voxel, at least 6.
+    """Return how many squarings follow a midpoint step of at most a voxel, at least 2.
 
     Raises:
         ValueError: if the velocity is not finite, or so large that no map can come of it.
 
     Example:
         >>> count_squarings(torch.full((1, 2, 4, 4), 100.0))
-        8
+        7
     """
     check_field("count_squarings", "velocity", velocity)
     largest = float(velocity.detach().abs().amax()) if velocity.numel() else 0.0
@@ -34,7 +36,9 @@ def count_squarings(velocity: Tensor) -> int:
         raise ValueError(
             f"exponential: 'velocity' must be finite and below {LARGEST_VELOCITY:g} voxels, got a largest of {largest}"
         )
-    return max(MIN_SQUARINGS, math.floor(math.log2(largest)) + 2) if largest > 0 else MIN_SQUARINGS
+    if largest <= LARGEST_FIRST_STEP:
+        return FEWEST_SQUARINGS
+    return max(FEWEST_SQUARINGS, math.ceil(math.log2(largest / LARGEST_FIRST_STEP)))
 
 
 def exponential(velocity: Tensor, n_squarings: int | None = None, inverse: bool = False) -> Tensor:
@@ -44,10 +48,15 @@ def exponential(velocity: Tensor, n_squarings: int | None = None, inverse: bool 
 
     Outside the grid the velocity at the border holds. Source: Arsigny et al. 2006, doi:10.1007/11866565_113.
 
+    By default the first step is one of the midpoint rule, :math:`h v(x + \frac{h}{2} v(x))`, at most a voxel long: each
+    more squaring would quarter the error, not halve it. Against 12 plain squarings the largest error is at most 0.01
+    voxel up to a velocity of 2 voxels, and 0.03 up to 8, for velocities that change over about 3 voxels or more.
+
     Args:
         velocity: real, ``(B, D, *S)``, in voxels per unit of time.
-        n_squarings: how often the flow is doubled; each more halves the error. ``None``: at least 6, and so many that
-            the first step stays below half a voxel. Give a number to trace or export.
+        n_squarings: how often the flow is doubled after the plain first step ``velocity / 2**n_squarings``; each more
+            halves the error. ``None``: the midpoint step, and as many as it needs, at least 2. Give a number to trace
+            or export.
         inverse: flow backwards: the displacement of :math:`\exp(-v) = \phi^{-1}`.
 
     Returns:
@@ -61,15 +70,20 @@ def exponential(velocity: Tensor, n_squarings: int | None = None, inverse: bool 
         tensor(0.5000)
     """
     check_field("exponential", "velocity", velocity)
-    if n_squarings is None:
-        n_squarings = count_squarings(velocity)
-    if n_squarings < 0:
+    if n_squarings is not None and n_squarings < 0:
         raise ValueError(f"exponential: 'n_squarings' must be at least 0, got {n_squarings}")
-    step = (-1.0 if inverse else 1.0) / 2**n_squarings
-    displacement = velocity.to(torch.promote_types(velocity.dtype, torch.float32)) * step
-    for _ in range(n_squarings):
-        displacement = compose(displacement, displacement)
-    return displacement
+    n_doublings = count_squarings(velocity) if n_squarings is None else n_squarings
+    v = velocity.to(torch.promote_types(velocity.dtype, torch.float32))
+    with torch.autocast(v.device.type, enabled=False):
+        # In the units and the order of axes that reading takes, so that no squaring has to change them.
+        units = units_per_voxel(v.shape[2:], v)
+        still = unit_identity(v.shape[2:], v)
+        moved = v.flip(1) * (units * ((-1.0 if inverse else 1.0) / 2**n_doublings))
+        if n_squarings is None:
+            moved = read_at(moved, torch.add(still, moved, alpha=0.5))
+        for _ in range(n_doublings):
+            moved = moved + read_at(moved, still + moved)
+        return (moved / units).flip(1)
 
 
 def smoothed(field: Tensor) -> Tensor:
@@ -279,6 +293,10 @@ def resize_field(field: Tensor, size: Sequence[int], corners: bool = True) -> Te
         return x
     margin = 1 if corners else 0
     factor = [(b - margin) / (a - margin) if a != b else 1.0 for a, b in zip(old, new, strict=True)]
+    factors = torch.tensor(factor, dtype=x.dtype, device=x.device).reshape(1, -1, *[1] * len(new))
+    is_doubled = not corners and new == tuple(2 * n for n in old)
     with torch.autocast(field.device.type, enabled=False):
-        resized = F.interpolate(x, new, mode=MODES_OF_RESIZING[len(new)], align_corners=corners)
-    return resized * torch.tensor(factor, dtype=x.dtype, device=x.device).reshape(1, -1, *[1] * len(new))
+        # A custom derivative can be neither traced nor exported.
+        if is_doubled and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+            return doubled(x * factors)
+        return F.interpolate(x, new, mode=MODES_OF_RESIZING[len(new)], align_corners=corners) * factors

@@ -75,12 +75,44 @@ def _check(name: str, image: Tensor, points: Tensor, argument: str, mode: str, p
             raise ValueError(f"{name}: '{option}' must be one of {', '.join(allowed)}, got {value!r}")
 
 
+def units_per_voxel(size: Sequence[int], like: Tensor) -> Tensor:
+    """How far a voxel is in the coordinates of ``grid_sample``, ``(1, D, 1, ...)``, last axis first.
+
+    An axis of one voxel is read alike everywhere: any unit does, here 1.
+    """
+    units = [2.0 / (n - 1) if n > 1 else 1.0 for n in reversed(size)]
+    return torch.tensor(units, dtype=like.dtype, device=like.device).reshape(1, -1, *[1] * len(size))
+
+
+def read_at(image: Tensor, unit: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
+    """Read an image ``(B, C, *S)`` at points ``(B, D, *T)`` in the coordinates of ``grid_sample``, last axis first."""
+    n = _n_pieces(image, unit)
+    if n > 1:  # pieces of the points as a batch; every view here is free where there is one channel
+        pieces = unit.unflatten(2, (n, -1)).movedim(2, 1).flatten(0, 1)
+        return read_at(image.expand(n, *image.shape[1:]), pieces, mode, padding).movedim(0, 1).flatten(1, 2)[None]
+    # The kernels take any strides: a view, where a copy would cost as much as the arithmetic.
+    return F.grid_sample(image, unit.movedim(1, -1), mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _n_pieces(image: Tensor, unit: Tensor) -> int:
+    """Into how many pieces to cut the points: torch's 3-D kernels on CPU give each thread whole items of a batch."""
+    if image.device.type != "cpu" or image.ndim != 5 or len(image) != 1 or len(unit) != 1:
+        return 1
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or (torch.is_grad_enabled() and image.requires_grad):
+        return 1  # the image's derivative would need as much memory as there are pieces
+    most = min(torch.get_num_threads(), unit.shape[2])
+    return max((n for n in range(1, most + 1) if unit.shape[2] % n == 0), default=1)
+
+
 def _unit_points(points: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring points ``(B, D, *S)`` in voxels to the form of ``grid_sample``: last axis, reversed, -1 to 1."""
-    scale = [2.0 / (n - 1) if n > 1 else 0.0 for n in size]
-    shift = [-1.0 if n > 1 else 0.0 for n in size]
-    unit = [points[:, k] * scale[k] + shift[k] for k in reversed(range(len(size)))]
-    return torch.stack(unit, dim=-1)
+    """Bring points ``(B, D, *S)`` in voxels to the coordinates of ``grid_sample``: last axis first, -1 to 1."""
+    return torch.addcmul(points.new_full((), -1.0), points.flip(1), units_per_voxel(size, points))
+
+
+def unit_identity(size: Sequence[int], like: Tensor) -> Tensor:
+    """Return the points of a grid in the coordinates of ``grid_sample``, ``(1, D, *size)``, last axis first."""
+    axes = [torch.arange(n, dtype=like.dtype, device=like.device) * (2.0 / max(n - 1, 1)) - 1.0 for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])[None]
 
 
 def sample(image: Tensor, points: Tensor, mode: str = "linear", padding: str = "border") -> Tensor:
@@ -107,8 +139,8 @@ def sample(image: Tensor, points: Tensor, mode: str = "linear", padding: str = "
     with torch.autocast(image.device.type, enabled=False):
         batch = max(image.shape[0], points.shape[0])
         x = image.to(dtype).expand(batch, *image.shape[1:])
-        unit = _unit_points(points.to(dtype), image.shape[2:]).expand(batch, *points.shape[2:], points.shape[1])
-        return F.grid_sample(x, unit, mode=GRID_SAMPLE_MODES[mode], padding_mode=padding, align_corners=True)
+        unit = _unit_points(points.to(dtype), image.shape[2:]).expand(batch, *points.shape[1:])
+        return read_at(x, unit, GRID_SAMPLE_MODES[mode], padding)
 
 
 class _Splat(torch.autograd.Function):
@@ -173,7 +205,7 @@ def splat(values: Tensor, points: Tensor, size: Sequence[int], padding: str = "b
     dtype = torch.promote_types(_working_dtype(values), _working_dtype(points))
     with torch.autocast(values.device.type, enabled=False):
         batch = max(values.shape[0], points.shape[0])
-        unit = _unit_points(points.to(dtype), size).expand(batch, *points.shape[2:], points.shape[1])
+        unit = _unit_points(points.to(dtype), size).movedim(1, -1).expand(batch, *points.shape[2:], points.shape[1])
         # The values of this tensor are never read: its shape tells the kernel the size of the result.
         like = torch.zeros(1, dtype=dtype, device=values.device).expand(batch, values.shape[1], *size)
         return _Splat.apply(values.to(dtype).expand(batch, *values.shape[1:]), unit, like, PADDINGS[padding])

@@ -85,6 +85,32 @@ def test_a_data_term_that_is_not_a_number_never_wins() -> None:
     assert found.energies == tuple(sorted(found.energies, reverse=True))
 
 
+def test_gradients_are_computed_only_where_a_step_begins() -> None:
+    forth, back = [], []
+
+    class Counted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+            forth.append(1)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+            back.append(1)
+            return grad
+
+    # A narrow valley: the last steps are too long and fail.
+    found = descend(
+        lambda v: 50 * (Counted.apply(v) - 0.3).square().flatten(1).sum(1),
+        SobolevMetric((8, 8)),
+        torch.zeros(1, 2, 8, 8),
+        8,
+    )
+    assert len(forth) == 9
+    assert 0 < found.n_accepted < 8
+    assert len(back) <= found.n_accepted + 1
+
+
 def test_a_descent_can_be_continued() -> None:
     size = (24, 20)
     template, subjects, _ = cohort(size, n=2, amplitude=1.5, width=5.0)

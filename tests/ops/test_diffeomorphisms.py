@@ -20,6 +20,7 @@ from medkit.ops import (
     resize_field,
     sample,
 )
+from medkit.ops.diffeomorphisms import count_squarings
 from tests.laws import random_like
 
 
@@ -77,6 +78,35 @@ def test_flowing_back_undoes_flowing_forth(size: tuple[int, ...]) -> None:
 def test_border_padding_agrees_with_monai_where_it_is_told_so() -> None:
     v = smooth_velocity(20, 18, 16)
     torch.testing.assert_close(exponential(v, 7), DVF2DDF(num_steps=7, padding_mode="border")(v), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "amplitude", "bound"),
+    [
+        ((48, 44), a, bound)
+        for a, bound in ((0.1, 1e-3), (0.5, 1e-3), (1.0, 2e-3), (2.0, 0.01), (4.0, 0.03), (8.0, 0.03))
+    ]
+    + [((40, 36, 38), 2.0, 0.01), ((40, 36, 38), 6.0, 0.03)],
+)
+def test_by_default_few_squarings_are_as_good_as_twelve(size: tuple[int, ...], amplitude: float, bound: float) -> None:
+    v = smooth_velocity(*size, amplitude=amplitude)
+    exact = exponential(v, n_squarings=12)
+    error = float((exponential(v) - exact).norm(dim=1).max())
+    assert error < bound
+    assert error < 1.2 * float((exponential(v, n_squarings=6) - exact).norm(dim=1).max())
+
+
+@pytest.mark.parametrize(("largest", "n"), [(0.0, 2), (1.0, 2), (4.0, 2), (4.01, 3), (8.0, 3), (100.0, 7)])
+def test_the_first_step_is_at_most_a_voxel(largest: float, n: int) -> None:
+    assert count_squarings(torch.full((1, 2, 4, 4), -largest)) == n
+
+
+def test_an_axis_of_one_voxel_flows_along_with_the_others() -> None:
+    v = smooth_velocity(20, 18, amplitude=2.0)
+    thick = torch.cat([v[:, :, None], torch.full((1, 1, 1, 20, 18), 0.7)], 1)[:, [2, 0, 1]]
+    u = exponential(thick)
+    torch.testing.assert_close(u[:, 1:, 0], exponential(v), atol=1e-5, rtol=0)
+    torch.testing.assert_close(u[:, 0], torch.full((1, 1, 20, 18), 0.7), atol=1e-6, rtol=0)
 
 
 def test_squarings_grow_with_the_velocity() -> None:

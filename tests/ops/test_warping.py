@@ -126,6 +126,25 @@ def test_repeats_are_equal_bit_for_bit() -> None:
     assert_deterministic(lambda: warp_adjoint(image, u))
 
 
+def test_threads_change_no_bit() -> None:
+    image = random_like(torch.empty(1, 2, 5, 7, 8))
+    u = field(6, 7, 8).requires_grad_()
+    weight = random_like(torch.empty(1, 2, 6, 7, 8), 1)
+    n_threads = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2, 4):
+            torch.set_num_threads(n)
+            out = warp(image, u)
+            found.append((out.detach(), torch.autograd.grad((out * weight).sum(), u)[0]))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert found[0][0].shape == (1, 2, 6, 7, 8)
+    for out, slope in found[1:]:
+        assert torch.equal(out, found[0][0])
+        assert torch.equal(slope, found[0][1])
+
+
 def test_mass_is_kept_by_pushing() -> None:
     values = torch.rand(1, 1, 7, 6, 8, generator=torch.Generator().manual_seed(0))
     assert torch.isclose(warp_adjoint(values, field(7, 6, 8)).sum(), values.sum(), rtol=1e-5)
