@@ -128,7 +128,7 @@ def test_what_has_no_weight_does_not_pull() -> None:
     assert error_mm(weighted.matrix, true) < 1
     assert weighted.score > plain.score
     other = register_affine(moving, FIXED_GRID, broken, FIXED_GRID, moving_weight=weight, **options)
-    assert error_mm(other.matrix, np.linalg.inv(true)) < 1
+    assert error_mm(other.matrix, np.linalg.inv(true)) < 4 / 3  # a third of a voxel
 
 
 def test_images_too() -> None:
@@ -182,6 +182,7 @@ def test_each_kind_of_failure_has_its_sentence() -> None:
         assert words in named[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_brains_of_real_people_come_together_and_none_is_named(real_data) -> None:
     files = sorted((real_data / "atlas_brains" / "muschellij2__malf.templates").glob("*_SS.nii.gz"))[:4]

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +29,6 @@ from medkit.atlas.outputs.pictures import (
 from medkit.atlas.outputs.planes import Planes
 from medkit.atlas.outputs.saved_transforms import log_jacobian, read_forward
 from medkit.atlas.result import AtlasFolder, Member, bring, template_name
-from medkit.atlas.volumes import load_volume
 from medkit.workflow import atomic_path
 
 REPORT = "report.html"
@@ -180,13 +181,17 @@ def _settings(atlas: AtlasFolder, summary: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
+def _stored(path: Path) -> Tensor:
+    """A map that was written, which may be 0 everywhere."""
+    return torch.from_numpy(np.asarray(nib.load(path).dataobj, dtype=np.float32))
+
+
 def _template_layers(atlas: AtlasFolder, template: Tensor) -> list[list[Layer]]:
     """For each contrast the template, its standard deviation and its weight."""
     found = []
     for k, contrast in enumerate(atlas.contrasts):
         std, weight = (
-            load_volume(atlas.folder / template_name(contrast, atlas.contrasts, part))[0][0, 0]
-            for part in ("std", "weight")
+            _stored(atlas.folder / template_name(contrast, atlas.contrasts, part)) for part in ("std", "weight")
         )
         image = template[0, k]
         found.append([
