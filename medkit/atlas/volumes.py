@@ -14,6 +14,7 @@ from torch import Tensor
 from medkit.atlas.frame import Frame
 
 FOREGROUND_SHARE = 0.02  # of the brightest voxels
+NOISE_LEVELS = 6.0  # standard deviations of the background
 PERCENTILES = (0.5, 99.5)
 # A border of which so much is background shows that the whole object lies within the image.
 EMPTY_SHARE = 0.99
@@ -82,7 +83,8 @@ def appearance(image: Tensor, frame: Frame, weight: Tensor | None = None) -> App
     """Measure intensities and foreground of a volume.
 
     Intensities from the 0.5th percentile of the image to the 99.5th of the foreground become 0 to 1; of a
-    skull-stripped image 0 so stays 0. The foreground is what is brighter than a fiftieth of the brightest voxels.
+    skull-stripped image 0 so stays 0. The foreground is what is brighter than a fiftieth of the
+    brightest voxels, and than the noise of the background.
 
     Args:
         image: real, ``(1, 1, X, Y, Z)``.
@@ -107,7 +109,12 @@ def appearance(image: Tensor, frame: Frame, weight: Tensor | None = None) -> App
         array = np.where(counted, array, array[counted].min())
     low = float(np.percentile(array, PERCENTILES[0]))
     brightest = float(np.percentile(array[array > low], 99.9)) if (array > low).any() else low
-    seen = array > low + FOREGROUND_SHARE * (brightest - low)
+    # Whole heads touch the border, noise fills it: most of it is background all the same.
+    border = np.concatenate([np.take(array, (0, -1), axis=k).ravel() for k in range(3)])
+    level = float(np.median(border))
+    noise = NOISE_LEVELS * 1.4826 * float(np.median(np.abs(border - level)))
+    floor = level + noise if level + noise < 0.5 * (low + brightest) else low
+    seen = array > max(low + FOREGROUND_SHARE * (brightest - low), floor)
     if not seen.any():
         raise ValueError("appearance: the image has no foreground, it is the same everywhere")
     high = float(np.percentile(array[seen], PERCENTILES[1]))

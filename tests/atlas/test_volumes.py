@@ -71,3 +71,13 @@ def test_what_a_volume_looks_like(tmp_path):
     assert not appearance(image[..., 14:20, :, :], Frame((6, 32, 34), AFFINE)).is_whole
     with pytest.raises(ValueError, match="it is the same everywhere"):
         appearance(torch.ones(1, 1, 4, 4, 4), Frame((4, 4, 4), AFFINE))
+
+
+def test_noise_around_a_head_is_no_foreground():
+    noise = np.random.default_rng(0).normal(0, 1.5, ball().shape).astype(np.float32)
+    frame = Frame((30, 32, 34), AFFINE)
+    clean, noisy = (appearance(torch.from_numpy(x)[None, None], frame) for x in (ball(), ball() + noise))
+    np.testing.assert_allclose(noisy.lowest, clean.lowest, atol=1e-6)
+    np.testing.assert_allclose(noisy.highest, clean.highest, atol=1e-6)
+    assert noisy.is_whole
+    assert noisy.high == pytest.approx(clean.high, rel=0.05)

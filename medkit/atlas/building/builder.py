@@ -59,6 +59,7 @@ class HybridAtlas:
         shared: whether other processes work in the same folder.
         exclude_failed: whether to go on without subjects whose alignment failed.
         keep_work: whether to keep the files of intermediate steps.
+        report: whether to write measures, pictures and the report, which :func:`write_report` can do later.
 
     Raises:
         ValueError: if the mode needs a prior and there is none.
@@ -78,6 +79,7 @@ class HybridAtlas:
         shared: bool = False,
         exclude_failed: bool = False,
         keep_work: bool = False,
+        report: bool = True,
     ):
         self.folder = Path(output_dir)
         self.settings = AtlasSettings() if settings is None else settings
@@ -87,7 +89,7 @@ class HybridAtlas:
             )
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
-        self.exclude_failed, self.keep_work = exclude_failed, keep_work
+        self.exclude_failed, self.keep_work, self.report = exclude_failed, keep_work, report
         self.device, self.shared = torch.device(device), shared
 
     def build(self, subjects: Sequence[AtlasSubject]) -> AtlasFolder:
@@ -235,7 +237,7 @@ class HybridAtlas:
             return {}
 
         jobs.once("record", work)
-        write_outputs(AtlasFolder(self.folder), jobs)
+        write_outputs(AtlasFolder(self.folder), jobs, self.report)
         jobs.once("outputs", dict)
 
     def _claim(self, subjects: Sequence[AtlasSubject]) -> None:

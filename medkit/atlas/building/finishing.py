@@ -14,12 +14,13 @@ from medkit.atlas.outputs import (
 from medkit.atlas.result import AtlasFolder
 
 
-def write_outputs(atlas: AtlasFolder, jobs: Jobs) -> None:
+def write_outputs(atlas: AtlasFolder, jobs: Jobs, with_report: bool = True) -> None:
     """Write all files of an atlas whose velocities and record are there.
 
     Args:
         atlas: the atlas.
         jobs: runs the pieces.
+        with_report: whether to write measures, pictures and the report.
     """
 
     def transforms(name: str) -> Record:
@@ -43,4 +44,5 @@ def write_outputs(atlas: AtlasFolder, jobs: Jobs) -> None:
         write_report(atlas)
         return {}
 
-    jobs.once("outputs-report", report)
+    if with_report:
+        jobs.once("outputs-report", report)
