@@ -23,7 +23,7 @@ def doubled(x: Tensor) -> Tensor:
         >>> doubled(torch.tensor([[[[0.0, 1.0]]]]))[0, 0, 0]
         tensor([0.0000, 0.2500, 0.7500, 1.0000])
     """
-    return _Doubled.apply(x)
+    return _Doubled.apply(x.as_subclass(Tensor))  # MONAI's tensors lack some of torch's functions
 
 
 class _Doubled(torch.autograd.Function):
@@ -53,7 +53,7 @@ class _DoubledAdjoint(torch.autograd.Function):
 
 def _doubled_along(x: Tensor, axis: int) -> Tensor:
     n = x.shape[axis]
-    pairs = x.new_empty(*x.shape[:axis], n, 2, *x.shape[axis + 1 :])
+    pairs = x.new_empty((*x.shape[:axis], n, 2, *x.shape[axis + 1 :]))
     low, high = pairs.select(axis + 1, 0), pairs.select(axis + 1, 1)
     left, right = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1)
     torch.lerp(right, left, 0.25, out=low.narrow(axis, 1, n - 1))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 
 from medkit.ops import resize_field
 from medkit.ops.doubling import doubled
@@ -53,3 +54,11 @@ def test_it_can_be_exported() -> None:
     x = random_like(torch.empty(1, 2, 4, 5))
     program = torch.export.export(Finer(), (x,))
     torch.testing.assert_close(program.module()(2 * x), resize_field(2 * x, (8, 10), corners=False))
+
+
+def test_tensors_of_monai_are_doubled_too():
+    x = torch.rand(1, 2, 3, 4, requires_grad=True)
+    found = doubled(MetaTensor(x))
+    assert torch.equal(found, doubled(x))
+    found.sum().backward()
+    assert x.grad is not None
