@@ -165,6 +165,8 @@ def test_two_processes_build_the_same_atlas(built, brains, tmp_path):
     command = [sys.executable, "-c", SHARED, str(tmp_path / "atlas"), str(brains), json.dumps(SMALL)]
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    assert not list((tmp_path / "atlas" / "work").rglob("*.npy"))
+    assert (tmp_path / "atlas" / "work" / "outputs" / "result.json").exists(), "who is late finds that all is done"
     found = AtlasFolder(tmp_path / "atlas")
     for a, b in zip(state(found), state(built), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)  # other numbers of threads round otherwise

@@ -63,7 +63,7 @@ def test_processes_share_the_work(tmp_path):
 
 
 def test_a_lock_of_the_dead_is_taken_over_and_one_of_the_living_is_not(tmp_path, caplog):
-    jobs = Jobs(tmp_path, shared=True, lease=0.4)
+    jobs = Jobs(tmp_path, shared=True, lease=2.0)
     lock = jobs.folder("phase") / "a.lock"
     lock.touch()
     os.utime(lock, (time.time() - 10, time.time() - 10))
@@ -71,6 +71,6 @@ def test_a_lock_of_the_dead_is_taken_over_and_one_of_the_living_is_not(tmp_path,
     assert "left by a process that died" in caplog.text
     with jobs._owned(jobs.folder("phase") / "b.json") as mine:
         assert mine
-        time.sleep(1.0)  # longer than the lease, but renewed
-        with Jobs(tmp_path, shared=True, lease=0.4)._owned(jobs.folder("phase") / "b.json") as theirs:
+        time.sleep(2.5)  # longer than the lease, but renewed
+        with Jobs(tmp_path, shared=True, lease=2.0)._owned(jobs.folder("phase") / "b.json") as theirs:
             assert not theirs

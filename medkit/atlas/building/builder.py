@@ -139,8 +139,11 @@ class HybridAtlas:
         energies = {name: float(record["energy"]) for name, record in records.items()}
         self._finish(jobs, velocities, prepared, frame, members, energies, trace)
         logger.info("%s is finished after %.0f s", self.folder, time.monotonic() - began)
-        if not self.keep_work:
-            shutil.rmtree(self.folder / "work", ignore_errors=True)
+        if not self.keep_work and self.shared:  # other processes may still wait for records, which are small
+            for path in jobs.root.rglob("*.npy"):
+                path.unlink(missing_ok=True)
+        elif not self.keep_work:
+            shutil.rmtree(jobs.root, ignore_errors=True)
         return AtlasFolder(self.folder)
 
     def _run_level(
