@@ -15,6 +15,8 @@ METRICS = ("mi", "lncc")
 WINDOW = 5  # voxels, of local correlation
 MOST_VOXELS = 8_000  # that mutual information is taken of, evenly spread
 N_STEPS = 60
+N_DESCENTS = 3  # where the moving volume has weights
+ALL_COVERED = 0.999
 RADIUS = 0.35  # of the object's longest side: a turn by 1 over it moves the object's surface by 1 mm
 
 
@@ -81,29 +83,38 @@ def improved(fixed: Framed, moving: Framed, matrix: np.ndarray, kind: str, metri
         top = torch.cat([linear, shift[:, None]], 1)
         return base @ torch.cat([top, torch.eye(n_axes + 1, dtype=torch.float64)[n_axes:]])
 
-    def misfit() -> Tensor:
+    def places() -> Tensor:
         whole = (to_voxels @ mapped() @ to_mm).to(values.dtype)
-        places = torch.einsum("ij,bj...->bi...", whole[:n_axes, :n_axes], points)
-        places = places + whole[:n_axes, n_axes].reshape(1, -1, *[1] * n_axes)
-        seen = sample(moving.values, places, padding="zeros")
-        counted = weight
-        if moving.weight is not None:
-            covered = sample(moving.weight, places.detach(), padding="zeros")
-            counted = covered if weight is None else covered * weight
+        moved = torch.einsum("ij,bj...->bi...", whole[:n_axes, :n_axes], points)
+        return moved + whole[:n_axes, n_axes].reshape(1, -1, *[1] * n_axes)
+
+    def counted() -> Tensor | None:
+        """Weight of both, where the moving one is now; what is mixed with something without weight has none."""
+        if moving.weight is None:
+            return weight
+        with torch.no_grad():
+            covered = (sample(moving.weight, places(), padding="zeros") > ALL_COVERED).to(values.dtype)
+        return covered if weight is None else covered * weight
+
+    def misfit(shares: Tensor | None) -> Tensor:
+        seen = sample(moving.values, places(), padding="zeros")
         if metric == "mi":
-            return -mutual_information(seen, values, counted, n_samples=MOST_VOXELS).sum()
-        return local_decorrelation(seen, values, counted, WINDOW).sum()
+            return -mutual_information(seen, values, shares, n_samples=MOST_VOXELS).sum()
+        return local_decorrelation(seen, values, shares, WINDOW).sum()
 
-    method = torch.optim.LBFGS([parameters], max_iter=N_STEPS, line_search_fn="strong_wolfe", tolerance_change=1e-7)
+    # A weight that moves along would reward hiding what does not fit: it stays, and is taken anew between descents.
+    for _ in range(1 if moving.weight is None else N_DESCENTS):
+        method = torch.optim.LBFGS([parameters], max_iter=N_STEPS, line_search_fn="strong_wolfe", tolerance_change=1e-7)
+        shares = counted()
 
-    def closure() -> float:
-        method.zero_grad()
-        loss = misfit()
-        loss.backward()
-        return float(loss.detach())
+        def closure(method: torch.optim.Optimizer = method, shares: Tensor | None = shares) -> float:
+            method.zero_grad()
+            loss = misfit(shares)
+            loss.backward()
+            return float(loss.detach())
 
-    with torch.enable_grad():
-        method.step(closure)
+        with torch.enable_grad():
+            method.step(closure)
     with torch.no_grad():
         found = mapped()
     return found.numpy() if bool(torch.isfinite(found).all()) else base.numpy()

@@ -125,10 +125,10 @@ def test_what_has_no_weight_does_not_pull() -> None:
     options = {"kind": "rigid", "start": np.eye(4), "metric": "lncc"}
     weighted = register_affine(broken, FIXED_GRID, moving, FIXED_GRID, fixed_weight=weight, **options)
     plain = register_affine(broken, FIXED_GRID, moving, FIXED_GRID, **options)
-    assert error_mm(weighted.matrix, true) < 1
+    assert error_mm(weighted.matrix, true) < 0.6
     assert weighted.score > plain.score
     other = register_affine(moving, FIXED_GRID, broken, FIXED_GRID, moving_weight=weight, **options)
-    assert error_mm(other.matrix, np.linalg.inv(true)) < 4 / 3  # a third of a voxel
+    assert error_mm(other.matrix, np.linalg.inv(true)) < 0.6
 
 
 def test_images_too() -> None:
