@@ -12,7 +12,8 @@ import torch
 from medkit.atlas.affine_registration import register_affine
 from medkit.atlas.frame import Frame, resampled
 from medkit.atlas.outputs.measures import likeness
-from medkit.atlas.outputs.pictures import Layer, draw_layers, png
+from medkit.atlas.outputs.panels import Layer, png
+from medkit.atlas.outputs.pictures import draw_layers
 from medkit.atlas.outputs.planes import Planes
 from medkit.atlas.outputs.saved_transforms import read_forward, read_inverse
 from medkit.atlas.priors import RegistrationPrior

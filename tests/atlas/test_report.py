@@ -14,7 +14,8 @@ from PIL import Image
 
 from medkit.atlas import AtlasFolder, finish_atlas, write_report
 from medkit.atlas.outputs.measures import append_measures, bias, likeness, sharpness
-from medkit.atlas.outputs.pictures import checkerboard, draw_energies, draw_subject, png
+from medkit.atlas.outputs.panels import png
+from medkit.atlas.outputs.pictures import checkerboard, draw_energies, draw_subject
 from medkit.atlas.outputs.planes import LETTERS, PLANES, Planes
 from medkit.atlas.outputs.report import found_warnings
 from medkit.atlas.result import RECORD

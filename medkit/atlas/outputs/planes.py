@@ -54,11 +54,6 @@ class Planes:
         rows = piece.T if right < up else piece
         return rows[::-1, ::-1]
 
-    def aspect(self, plane: str) -> float:
-        """Height of a pixel over its width."""
-        _, right, up = PLANES[plane]
-        return float(self.spacing[up] / self.spacing[right])
-
     def shape(self, plane: str) -> tuple[float, float]:
         """Height and width of a slice, mm."""
         _, right, up = PLANES[plane]
@@ -94,12 +89,21 @@ def turned(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return apply_orientation(volume, io_orientation(affine))
 
 
-def write_letters(axis: Axes, plane: str, color: str = "#ffd34d") -> None:
-    """Write at the edges of a picture which side is which: R, L, A, P, S, I."""
+def write_letters(axes: Axes, plane: str, extent: tuple[float, float, float, float], color: str = "#ffd34d") -> None:
+    """Write at the edges of a picture which side is which: R, L, A, P, S, I.
+
+    Args:
+        axes: to write on.
+        plane: of the slice.
+        extent: its left, right, lower and upper edge.
+        color: of the letters.
+    """
     from matplotlib.patheffects import withStroke
 
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
-              (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))  # fmt: skip
-    for letter, (x, y, across, along) in zip(LETTERS[plane], places, strict=True):
-        text = axis.text(x, y, letter, transform=axis.transAxes, ha=across, va=along, color=color, fontsize=9)
+    left, right, bottom, top = extent
+    x, y, dx, dy = (left + right) / 2, (bottom + top) / 2, 0.02 * (right - left), 0.02 * (top - bottom)
+    places = ((left + dx, y, "left", "center"), (right - dx, y, "right", "center"),
+              (x, top - dy, "center", "top"), (x, bottom + dy, "center", "bottom"))  # fmt: skip
+    for letter, (at, height, across, along) in zip(LETTERS[plane], places, strict=True):
+        text = axes.text(at, height, letter, ha=across, va=along, color=color, fontsize=9)
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])

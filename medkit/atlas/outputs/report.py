@@ -17,15 +17,8 @@ from torch import Tensor
 
 import medkit
 from medkit.atlas.outputs.measures import CASES, FOREGROUND, WHOLE
-from medkit.atlas.outputs.pictures import (
-    Layer,
-    checkerboard,
-    draw_energies,
-    draw_layers,
-    draw_preview,
-    draw_subject,
-    png,
-)
+from medkit.atlas.outputs.panels import Layer, png
+from medkit.atlas.outputs.pictures import checkerboard, draw_energies, draw_layers, draw_preview, draw_subject
 from medkit.atlas.outputs.planes import Planes
 from medkit.atlas.outputs.saved_transforms import log_jacobian, read_forward
 from medkit.atlas.result import AtlasFolder, Member, bring, template_name

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medkit.atlas.outputs.measures import FOREGROUND
-from medkit.atlas.outputs.pictures import Layer, draw_rows, png
+from medkit.atlas.outputs.panels import Layer, png
+from medkit.atlas.outputs.pictures import draw_rows
 from medkit.atlas.outputs.planes import Planes
 from medkit.atlas.result import AtlasFolder
 from medkit.ops import warp
