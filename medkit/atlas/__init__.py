@@ -3,7 +3,7 @@
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.affine_registration import AffineRegistration, register_affine
 from medkit.atlas.bias_field import bias_corrected
-from medkit.atlas.building import AtlasSettings, HybridAtlas
+from medkit.atlas.building import AtlasSettings, HybridAtlas, finish_atlas
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.files import align_to_template, apply_transformation, register_files
 from medkit.atlas.frame import Frame, common_frame, resampled
@@ -24,7 +24,6 @@ from medkit.atlas.outputs import (
     add_subject,
     component_template,
     conditional_template,
-    finish_atlas,
     propagate_labels,
     recompute_template,
     shape_components,

@@ -18,6 +18,7 @@ from medkit.atlas import (
     finish_atlas,
     recompute_template,
     shape_components,
+    write_measures,
     write_shape,
 )
 from medkit.atlas.outputs.label_maps import dice_scores, load_labels
@@ -200,6 +201,12 @@ def test_a_new_subject_is_aligned_labelled_and_changes_nothing(atlas, newcomer):
     assert cases["new"]["added"]["ncc_to_subject"] > 0.99
     warped = torch.from_numpy(nibabel.load(atlas.folder / "subjects" / "new_warped.nii.gz").get_fdata())
     assert correlation(warped, template) > 0.99
+    # Measures that are written anew keep the overlap, which they do not compute, and the subjects that were added.
+    write_measures(again)
+    anew = {case["case"]: case for case in json.loads((atlas.folder / "metrics.json").read_text())["cases"]}
+    assert {name: list(case) for name, case in anew.items()} == {name: list(case) for name, case in cases.items()}
+    assert anew["new"]["added"] == pytest.approx(cases["new"]["added"])
+    assert anew["s1"]["atlas"]["dice"] == cases["s1"]["atlas"]["dice"]
     # The same name again takes its place.
     add_subject(again, newcomer, subject_matrix(2), n_steps=(1, 1, 1))
     assert [m.name for m in AtlasFolder(atlas.folder).added] == ["new"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from medkit.atlas.building.finishing import write_outputs
+from medkit.atlas.building.finishing import finish_atlas
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.level import Level
 from medkit.atlas.building.preparation import Preparation
@@ -59,7 +59,9 @@ class HybridAtlas:
         shared: whether other processes work in the same folder.
         exclude_failed: whether to go on without subjects whose alignment failed.
         keep_work: whether to keep the files of intermediate steps.
-        report: whether to write measures, pictures and the report, which :func:`write_report` can do later.
+        report: whether to write measures, pictures and the report, which :func:`finish_atlas` can do later.
+        composite: whether to write each transformation also as one file for ITK, ``<name>_Composite.h5``.
+        jacobian_smoothing: of the maps of the Jacobian, standard deviation of a Gaussian, mm.
 
     Raises:
         ValueError: if the mode needs a prior and there is none.
@@ -80,6 +82,8 @@ class HybridAtlas:
         exclude_failed: bool = False,
         keep_work: bool = False,
         report: bool = True,
+        composite: bool = False,
+        jacobian_smoothing: float = 0.0,
     ):
         self.folder = Path(output_dir)
         self.settings = AtlasSettings() if settings is None else settings
@@ -90,6 +94,7 @@ class HybridAtlas:
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
         self.exclude_failed, self.keep_work, self.report = exclude_failed, keep_work, report
+        self.composite, self.jacobian_smoothing = composite, jacobian_smoothing
         self.device, self.shared = torch.device(device), shared
 
     def build(self, subjects: Sequence[AtlasSubject]) -> AtlasFolder:
@@ -240,7 +245,7 @@ class HybridAtlas:
             return {}
 
         jobs.once("record", work)
-        write_outputs(AtlasFolder(self.folder), jobs, self.report)
+        finish_atlas(self.folder, self.composite, self.jacobian_smoothing, self.report, jobs)
         jobs.once("outputs", dict)
 
     def _claim(self, subjects: Sequence[AtlasSubject]) -> None:

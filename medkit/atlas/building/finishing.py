@@ -1,6 +1,9 @@
-"""What a finished atlas consists of, as pieces of work: transformations, template, labels, measures and the report."""
+"""All that is made of a built atlas, from its velocities to its report, as pieces of work."""
 
 from __future__ import annotations
+
+import tempfile
+from pathlib import Path
 
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.outputs import (
@@ -14,17 +17,44 @@ from medkit.atlas.outputs import (
 from medkit.atlas.result import AtlasFolder
 
 
-def write_outputs(atlas: AtlasFolder, jobs: Jobs, with_report: bool = True) -> None:
-    """Write all files of an atlas whose velocities and record are there.
+def finish_atlas(
+    folder: str | Path,
+    composite: bool = False,
+    smoothing: float = 0.0,
+    report: bool = True,
+    jobs: Jobs | None = None,
+) -> AtlasFolder:
+    """Make everything of an atlas whose record and velocities are there.
+
+    Transformations, the template that follows from them, labels where subjects have some, measures and a report, in
+    this order; see :func:`write_transforms`, :func:`recompute_template`, :func:`write_label_atlas`,
+    :func:`write_subject_labels`, :func:`write_measures` and :func:`write_report`. What was there is replaced.
 
     Args:
-        atlas: the atlas.
-        jobs: runs the pieces.
-        with_report: whether to write measures, pictures and the report.
+        folder: of the atlas.
+        composite: see :func:`write_transforms`.
+        smoothing: see :func:`write_transforms`.
+        report: whether to write measures, pictures and the report.
+        jobs: runs the pieces, and knows those that are done; ``None``: all are run.
+
+    Returns:
+        The finished atlas.
+
+    Raises:
+        FileNotFoundError: if there is no built atlas, or a file of it is gone.
+        ValueError: if a file is bad.
+
+    Example:
+        >>> finish_atlas("my_atlas").template().shape
+        torch.Size([1, 1, 192, 224, 192])
     """
+    atlas = AtlasFolder(folder)
+    if jobs is None:
+        with tempfile.TemporaryDirectory() as place:
+            return finish_atlas(folder, composite, smoothing, report, Jobs(place))
 
     def transforms(name: str) -> Record:
-        write_transforms(atlas, [atlas.member(name)])
+        write_transforms(atlas, [atlas.member(name)], composite, smoothing)
         return {}
 
     def template() -> Record:
@@ -39,10 +69,11 @@ def write_outputs(atlas: AtlasFolder, jobs: Jobs, with_report: bool = True) -> N
     jobs.once("outputs-template", template)
     dice = jobs.once("outputs-labels", labels)
 
-    def report() -> Record:
+    def measures() -> Record:
         write_measures(atlas, {name: {int(k): float(v) for k, v in each.items()} for name, each in dice.items()})
         write_report(atlas)
         return {}
 
-    if with_report:
-        jobs.once("outputs-report", report)
+    if report:
+        jobs.once("outputs-report", measures)
+    return atlas

@@ -2,7 +2,6 @@
 
 from medkit.atlas.outputs.conditional import conditional_template
 from medkit.atlas.outputs.final_template import TemplateEstimate, estimate_template, recompute_template
-from medkit.atlas.outputs.finishing import finish_atlas
 from medkit.atlas.outputs.label_atlas import read_probabilities, write_label_atlas
 from medkit.atlas.outputs.label_propagation import propagate_labels, write_subject_labels
 from medkit.atlas.outputs.measures import write_label_volumes, write_measures
@@ -18,7 +17,6 @@ __all__ = [
     "component_template",
     "conditional_template",
     "estimate_template",
-    "finish_atlas",
     "propagate_labels",
     "read_probabilities",
     "recompute_template",

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -153,7 +154,8 @@ def write_measures(atlas: AtlasFolder, dice: Mapping[str, Mapping[int, float]] |
 
     Args:
         atlas: the finished atlas.
-        dice: for each subject that has labels the overlap of each.
+        dice: for each subject that has labels the overlap of each; of a subject that is not in it, what was written
+            before stays.
 
     Returns:
         The numbers of the summary.
@@ -161,10 +163,15 @@ def write_measures(atlas: AtlasFolder, dice: Mapping[str, Mapping[int, float]] |
     Raises:
         FileNotFoundError: if the template or a transformation was not written.
     """
-    template, scores = atlas.template(), dice or {}
+    template, scores, before = atlas.template(), dice or {}, _written(atlas)
     cases = []
-    for member in tqdm(atlas.members, "metrics", disable=not is_shown()):
-        cases.append({"case": member.name, **subject_measures(atlas, member, template, scores.get(member.name))})
+    for member in tqdm((*atlas.members, *atlas.added), "metrics", disable=not is_shown()):
+        measures = subject_measures(atlas, member, template, scores.get(member.name))
+        known = before.get(member.name, {})
+        if member.name not in scores and "dice" in known:
+            measures["atlas"]["dice"] = known["dice"]
+        added = member not in atlas.members
+        cases.append({"case": member.name, **({"added": measures["atlas"]} if added else measures)})
     write_metrics(atlas.folder, cases)
     summary = {
         "n_subjects": len(atlas.members),
@@ -181,9 +188,17 @@ def write_measures(atlas: AtlasFolder, dice: Mapping[str, Mapping[int, float]] |
 
 def append_measures(atlas: AtlasFolder, case: Mapping[str, object]) -> None:
     """Write the measures of one more subject into ``metrics.json`` and ``metrics.csv``, in the place of older ones."""
+    write_metrics(atlas.folder, [*(old for old in _cases(atlas) if old["case"] != case["case"]), case])
+
+
+def _cases(atlas: AtlasFolder) -> list[dict[str, Any]]:
     path = atlas.folder / CASES
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.is_file() else []
-    write_metrics(atlas.folder, [*(old for old in cases if old["case"] != case["case"]), case])
+    return list(json.loads(path.read_text(encoding="utf-8"))["cases"]) if path.is_file() else []
+
+
+def _written(atlas: AtlasFolder) -> dict[str, dict[str, float]]:
+    """Measures of each subject that were written before."""
+    return {case["case"]: case.get("atlas", case.get("added", {})) for case in _cases(atlas)}
 
 
 def write_label_volumes(atlas: AtlasFolder) -> None:
