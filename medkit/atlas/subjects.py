@@ -235,18 +235,36 @@ def _listed(path: Path) -> list[AtlasSubject]:
 
 
 def _simulated(cohort: BrainCohort) -> list[AtlasSubject]:
-    """Subjects of a simulated cohort; a mask of the brain and its labels are written beside the files of each."""
-    brain = [cohort.LABELS[name] for name in BRAIN]
+    """Subjects of a simulated cohort, with masks of their brains."""
     subjects = []
     for entry in cohort.datalist():
-        mask, labels = (Path(entry["labels"]).with_name(f"{entry['case']}_brain{end}.nii") for end in ("", "_labels"))
-        if not (mask.exists() and labels.exists()):
-            stored = nib.load(entry["labels"])
-            values = np.asarray(stored.dataobj)
-            inside = np.isin(values, brain)
-            for path, array in ((mask, inside.astype(np.uint8)), (labels, np.where(inside, values, 0))):
-                with atomic_path(path) as temporary:
-                    nib.save(nib.Nifti1Image(array.astype(np.uint8), stored.affine), temporary)
+        mask, labels = brain_files(cohort, entry)
         images = {contrast: entry[contrast] for contrast in cohort.contrasts}
-        subjects.append(AtlasSubject(entry["case"], images, mask=str(mask), labels=str(labels)))
+        subjects.append(AtlasSubject(entry["case"], images, mask=mask, labels=labels))
     return subjects
+
+
+def brain_files(cohort: BrainCohort, entry: Mapping[str, str], contrast: str | None = None) -> tuple[str, str]:
+    """Write the brain of a simulated head beside its files, once.
+
+    Args:
+        cohort: of the head.
+        entry: the head, of ``cohort.datalist()``.
+        contrast: of the image; ``None``: a mask.
+
+    Returns:
+        Paths of the image of the brain, 0 outside, or of the mask of the brain, and of its labels.
+    """
+    name = "" if contrast is None else f"_{contrast}"
+    found, labels = (Path(entry["labels"]).with_name(f"{entry['case']}_brain{end}.nii") for end in (name, "_labels"))
+    if not (found.exists() and labels.exists()):
+        stored = nib.load(entry["labels"])
+        values = np.asarray(stored.dataobj)
+        inside = np.isin(values, [cohort.LABELS[tissue] for tissue in BRAIN])
+        kept = inside.astype(np.uint8)
+        if contrast is not None:
+            kept = np.where(inside, np.asarray(nib.load(entry[contrast]).dataobj, dtype=np.float32), 0)
+        for path, array in ((found, kept), (labels, np.where(inside, values, 0).astype(np.uint8))):
+            with atomic_path(path) as temporary:
+                nib.save(nib.Nifti1Image(array, stored.affine), temporary)
+    return str(found), str(labels)

@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from medkit.atlas.subjects import brain_files
 from medkit.data import BrainCohort
 from medkit.data.keys import CASE, IMAGE, LABELS
 
@@ -23,6 +24,7 @@ def subject_list(
     split: str = "all",
     cohort: BrainCohort | None = None,
     contrast: str = "t1",
+    skull_stripped: bool = True,
 ) -> list[dict[str, str]]:
     """List subjects whose images share a space, for priors to be trained on.
 
@@ -36,6 +38,8 @@ def subject_list(
         split: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
         cohort: for ``None``; its split counts.
         contrast: image of the cohort.
+        skull_stripped: whether the cohort's images are of brains alone, as those that atlases are built of; files of
+            ``dataset_dir`` are taken as they are.
 
     Returns:
         For each subject ``case`` (its name), ``image`` and, where there are, ``labels`` (paths), sorted by name.
@@ -54,6 +58,9 @@ def subject_list(
         if cohort is None or contrast not in cohort.contrasts:
             raise ValueError("subject_list: give 'dataset_dir', or a 'cohort' that has the 'contrast'")
         found = [{CASE: e["case"], IMAGE: e[contrast], LABELS: e["labels"]} for e in cohort.datalist()]
+        if skull_stripped:
+            brains = (brain_files(cohort, e, contrast) for e in cohort.datalist())
+            found = [{**e, IMAGE: image, LABELS: labels} for e, (image, labels) in zip(found, brains, strict=True)]
         where = "the simulated cohort"
     else:
         found, where = _of_folder(Path(dataset_dir), split), str(dataset_dir)
