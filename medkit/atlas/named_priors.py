@@ -66,6 +66,7 @@ def registration_network_prior(
     image_channels: int = 1,
     smoothed: bool = True,
     factor: int = 2,
+    native_spacing: float | None = None,
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> NetworkPrior:
@@ -79,6 +80,8 @@ def registration_network_prior(
         image_channels: channels of each image.
         smoothed: whether the weights belong to a :class:`SmoothedVelocity` around the network, for ``"svf"``.
         factor: of it.
+        native_spacing: mm between voxels that the weights were trained at, 4 those of medkit; ``None``: images of any
+            spacing are shown as they are.
         device: where the network runs.
         options: of MONAI's class.
 
@@ -96,7 +99,10 @@ def registration_network_prior(
     network, divisor = registration_network(name, spatial_dims, image_channels, **options)
     if smoothed and kind == "svf":
         network, divisor = SmoothedVelocity(network, spatial_dims, image_channels, factor=factor), divisor * factor
-    return NetworkPrior(network, kind, spatial_dims, image_channels, divisor, weights=weights, device=device)
+    return NetworkPrior(
+        network, kind, spatial_dims, image_channels, divisor,
+        native_spacing=native_spacing, weights=weights, device=device,
+    )  # fmt: skip
 
 
 class _Displacement(nn.Module):

@@ -72,6 +72,7 @@ class NetworkPrior:
         image_channels: channels C of each image.
         divisor: sizes must be multiples of it; 32 suits MONAI's networks with five levels, as ``SwinUNETR``.
         native_shape: the one size that the network takes, as of ``UNETR``; ``None``: any.
+        native_spacing: mm between voxels that the network was trained at; ``None``: any.
         max_batch: subjects at once at most.
         antisymmetric: see :class:`PriorSpec`; not for ``"ddf"``, and not twice around a
             :class:`SmoothedVelocity` that does it.
@@ -97,6 +98,7 @@ class NetworkPrior:
         image_channels: int = 1,
         divisor: int | Sequence[int] = 32,
         native_shape: Sequence[int] | None = None,
+        native_spacing: float | None = None,
         max_batch: int = 1,
         antisymmetric: bool = True,
         weights: AnyPath | None = None,
@@ -110,6 +112,7 @@ class NetworkPrior:
             image_channels,
             divisor if isinstance(divisor, int) else tuple(divisor),
             None if native_shape is None else tuple(native_shape),
+            native_spacing,
             max_batch,
             antisymmetric and kind != "ddf" and not getattr(network, "antisymmetric", False),
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medkit.atlas.linear_velocity import velocity_of_affine
 from medkit.atlas.metric import SobolevMetric
+from medkit.atlas.pyramid import downsampled
 from medkit.ops import logarithm, resize_field
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class PriorSpec:
         in_channels: channels of each image.
         divisor: sizes must be multiples of it; images are padded with their background and cropped back.
         native_shape: the one size that it takes; images and velocities are resampled. ``None``: any.
+        native_spacing: mm between voxels that it was trained at, along every axis; images are brought to it first.
+            ``None``: any.
         max_batch: subjects at once at most.
         antisymmetric: predict half the difference of both directions, so that equal images stay where they are and
             exchanging the images inverts the map. Not for ``"affine"`` and ``"ddf"``.
@@ -55,6 +58,7 @@ class PriorSpec:
     in_channels: int = 1
     divisor: int | tuple[int, ...] = 16
     native_shape: tuple[int, ...] | None = None
+    native_spacing: float | None = None
     max_batch: int = 1
     antisymmetric: bool = True
     needs_names: bool = False
@@ -70,6 +74,10 @@ class PriorSpec:
             raise ValueError(f"PriorSpec: 'divisor', 'in_channels' and 'max_batch' must be at least 1, got {self}")
         if self.native_shape is not None and len(self.native_shape) != self.spatial_dims:
             raise ValueError(f"PriorSpec: 'native_shape' must have {self.spatial_dims} sizes, got {self.native_shape}")
+        if self.native_spacing is not None and not 0 < self.native_spacing < float("inf"):
+            raise ValueError(f"PriorSpec: 'native_spacing' must be positive, in mm, got {self.native_spacing}")
+        if self.native_spacing is not None and self.native_shape is not None:
+            raise ValueError("PriorSpec: give 'native_shape' or 'native_spacing', not both")
 
     @property
     def divisors(self) -> tuple[int, ...]:
@@ -187,16 +195,22 @@ def _fitted(
 ) -> tuple[Tensor, list[float], Callable[[Tensor], Tensor]]:
     """Images as the prior takes them, their spacing, and how to bring its fields back to their grid."""
     size, spec = tuple(images.shape[2:]), prior.spec
+    mode = {2: "bilinear", 3: "trilinear"}[spec.spatial_dims]
     if spec.native_shape is not None and spec.native_shape != size:
-        mode = {2: "bilinear", 3: "trilinear"}[spec.spatial_dims]
         resized = F.interpolate(images, spec.native_shape, mode=mode, align_corners=True)
         steps = [h * (a - 1) / max(b - 1, 1) for h, a, b in zip(spacing, size, spec.native_shape, strict=True)]
         return resized, steps, lambda field: resize_field(field, size)
-    missing = [-n % d if spec.native_shape is None else 0 for n, d in zip(size, spec.divisors, strict=True)]
+    fitting = size
+    if spec.native_spacing is not None:
+        fitting = tuple(max(round(n * h / spec.native_spacing), 1) for n, h in zip(size, spacing, strict=True))
+        images = downsampled(images, tuple(min(n, m) for n, m in zip(size, fitting, strict=True)))
+        images = F.interpolate(images, fitting, mode=mode, align_corners=False)
+        spacing = [h * n / m for h, n, m in zip(spacing, size, fitting, strict=True)]
+    missing = [-n % d if spec.native_shape is None else 0 for n, d in zip(fitting, spec.divisors, strict=True)]
     low = [m // 2 for m in missing]
-    pads = [n for k in reversed(range(len(size))) for n in (low[k], missing[k] - low[k])]
-    within = (slice(None), slice(None), *[slice(a, a + n) for a, n in zip(low, size, strict=True)])
-    return F.pad(images, pads), list(spacing), lambda field: field[within]
+    pads = [n for k in reversed(range(len(fitting))) for n in (low[k], missing[k] - low[k])]
+    within = (slice(None), slice(None), *[slice(a, a + n) for a, n in zip(low, fitting, strict=True)])
+    return F.pad(images, pads), list(spacing), lambda field: resize_field(field[within], size, corners=False)
 
 
 def predict_velocity(

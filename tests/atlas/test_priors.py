@@ -92,6 +92,18 @@ def test_a_fixed_size_is_resampled_with_its_units() -> None:
     torch.testing.assert_close(got, torch.full((1, 2, *SIZE), 0.5))
 
 
+@pytest.mark.parametrize("spacing", [0.5, 2.0, 3.2])
+def test_a_prior_that_knows_one_spacing_is_shown_it(spacing) -> None:
+    """A motion of one voxel there is as many millimetres here, whatever the grid."""
+    spec = PriorSpec("svf", 2, divisor=4, native_spacing=2.0, antisymmetric=False)
+    prior = Fixed(lambda template, subjects: torch.ones(1, 2, *subjects.shape[2:]), spec)
+    got = predict_velocity(prior, TEMPLATE, SUBJECT, SobolevMetric(SIZE, [spacing] * 2))
+    fitting = [round(n * spacing / 2.0) for n in SIZE]
+    assert prior.seen == [(1, 1, *(n + -n % 4 for n in fitting))]
+    for k, (n, m) in enumerate(zip(SIZE, fitting, strict=True)):
+        torch.testing.assert_close(got[:, k], torch.full((1, *SIZE), n / m))
+
+
 def test_inputs_are_not_changed_even_if_the_prior_would() -> None:
     def vandal(template, subjects):
         subjects.zero_()
@@ -138,3 +150,7 @@ def test_priors_have_names_and_users_bring_theirs() -> None:
         PriorSpec("flow", 3)
     with pytest.raises(ValueError, match="'native_shape' must have 3"):
         PriorSpec("svf", 3, native_shape=(4, 4))
+    with pytest.raises(ValueError, match="'native_spacing' must be positive"):
+        PriorSpec("svf", 3, native_spacing=0.0)
+    with pytest.raises(ValueError, match="not both"):
+        PriorSpec("svf", 2, native_shape=(4, 4), native_spacing=1.0)
