@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from medkit.atlas import AtlasFolder, AtlasSettings, HybridAtlas, list_subjects
+from medkit.atlas.building.initial import write_initial
+from medkit.atlas.building.jobs import Jobs
 from medkit.atlas.building.velocities import load
 from tests.atlas.phantom import cohort, correlation
 from tests.atlas.test_building import SIZE, SPACING, save, state
@@ -69,11 +71,14 @@ def test_a_file_from_elsewhere_is_aligned_as_the_subjects_are(brains, tmp_path):
     away = np.diag([SPACING, SPACING, SPACING, 1.0])
     away[:3, 3] = (500.0, -200.0, 90.0)
     nibabel.save(nibabel.Nifti1Image(1000 * volume, away), tmp_path / "away.nii")
-    pair = save(tmp_path / "pair", cohort(SIZE, 3, amplitude=1.0, width=3.0)[1][:2])  # each search takes seconds
-    options = {"alignment": "rigid", "n_alignment_rounds": 1, "margin": 4}
-    atlas = built(tmp_path / "atlas", pair, tmp_path / "away.nii", **options)
-    mean = load(atlas.folder / "work" / "level-1-start-pull" / "template.npy")
-    assert correlation(begun(atlas), mean) > 0.9
+    atlas = built(tmp_path / "atlas", brains)
+    work = atlas.folder / "work"
+    mean = work / "level-1-start-pull" / "template.npy"
+    path = write_initial(
+        Jobs(work), "moved", str(tmp_path / "away.nii"), AtlasSettings(**{**STILL, "alignment": "rigid"}),
+        atlas.frame, atlas.members, atlas.contrasts, work / "images", mean,
+    )  # fmt: skip
+    assert correlation(load(path), load(mean)) > 0.9
     with pytest.raises(ValueError, match=r"nothing of the initial template .* lies where the subjects are"):
         built(tmp_path / "apart", brains, tmp_path / "away.nii")
 
