@@ -19,7 +19,7 @@ from medkit.atlas import (
     resampled,
 )
 from medkit.ops import folding, resize_field
-from tests.atlas.phantom import cohort, correlation
+from tests.atlas.phantom import cohort
 from tests.atlas.test_building import SIZE, SMALL, save
 from tests.benchmarks.atlas_measures import against_truth
 
@@ -68,23 +68,22 @@ class Partly:
 
     def predict(self, template, subjects, *, spacing=None, attributes=None, names=()):
         v = resize_field(self.velocities[int(names[0][1:])][None], subjects.shape[2:], corners=False)
-        return 0.6 * v + 0.2 * v.roll(3, 2)
+        return 0.25 * v + 0.05 * v.roll(3, 2)  # the metric wants less than what made the subjects
 
 
 def test_with_enough_steps_a_prior_changes_the_energy_by_less_than_a_fiftieth(tmp_path):
     """Catches a prior that goes on pulling after the start, as that of the mode "map" does."""
     _, images, v = cohort(SIZE, 3, amplitude=1.5, width=3.0)
     subjects = list_subjects(save(tmp_path / "brains", images))
-    long = {**SMALL, "factors": (1,), "n_rounds": (3,), "n_steps": (40,), "n_template_steps": (1,), "margin": 0}
+    long = {**SMALL, "factors": (1,), "n_rounds": (2,), "n_steps": (40,), "n_template_steps": (1,), "margin": 0}
     energies, begun = {}, {}
     for mode in ("iterative", "hybrid", "map"):
         atlas = HybridAtlas(
-            tmp_path / mode, AtlasSettings(**long, mode=mode, prior_weight=1.0), Partly(v), report=False
+            tmp_path / mode, AtlasSettings(**long, mode=mode, prior_weight=4.0), Partly(v), report=False
         ).build(subjects)
         rows = [row["energy"] for row in atlas.trace if row["step"] == "velocities"]
         energies[mode] = rows
         begun[mode] = [row["from_prior"] for row in atlas.trace if row["step"] == "velocities"]
     assert begun["hybrid"][0] >= 2
-    assert energies["hybrid"][-1] == pytest.approx(energies["iterative"][-1], rel=0.02)
+    assert energies["hybrid"] == pytest.approx(energies["iterative"], rel=0.02)
     assert energies["map"][0] > 1.02 * energies["hybrid"][0], "a pull would be seen"
-    assert correlation(images[:1], images[1:2]) < 0.98
