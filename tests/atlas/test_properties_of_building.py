@@ -49,14 +49,13 @@ def test_the_true_template_is_found(tmp_path):
     made = cohort((32, 32, 32), 6, amplitude=2.0, width=5.0, softness=2.0)
     settings = AtlasSettings(model=RegistrationModel(sigma=0.01), alignment="none", margin=4, factors=(2, 1),
                              n_rounds=(3, 2), n_steps=(8, 5), n_template_steps=(0, 1))  # fmt: skip
-    recovered(tmp_path, 2.0, made, settings, 0.65)
+    recovered(tmp_path, 2.0, made, settings, 0.6)
 
 
 @pytest.mark.slow
-def test_the_true_template_of_eight_is_found_by_the_default_schedule(tmp_path):
-    made = cohort((64, 64, 64), 8, amplitude=5.2)  # 3 voxels along each axis
-    settings = AtlasSettings(model=RegistrationModel(sigma=0.015), alignment="none")
-    recovered(tmp_path, 1.0, made, settings, 0.5)
+def test_the_true_template_of_eight_is_found_by_the_defaults(tmp_path):
+    made = cohort((64, 64, 64), 8)
+    recovered(tmp_path, 1.0, made, AtlasSettings(mode="iterative", alignment="none"), 0.55)
 
 
 class Partly:
