@@ -16,6 +16,7 @@ ATLAS_DESCRIPTION = """\
 Build an atlas of a cohort, and use it.
 
   medkit atlas build --images 'brains/*.nii.gz' --output_dir my_atlas      build, or go on building
+  medkit atlas build --images 'brains/*.nii.gz' --initial 1001 --output_dir my_atlas      begin with one of them
   medkit atlas add my_atlas new_brain.nii.gz                               register and label a new scan
   medkit atlas apply my_atlas 1001 activation.nii.gz out.nii.gz            bring a map of a subject to the template
   medkit atlas apply my_atlas 1001 regions.nii.gz out.nii.gz --inverse --nearest   and labels of the template to it

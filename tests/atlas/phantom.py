@@ -11,8 +11,12 @@ from torch import Tensor
 from medkit.ops import exponential, identity_points
 
 
-def intensity(points: Tensor, size: Sequence[int]) -> Tensor:
-    """Folded ellipsoids at points ``(B, D, *T)`` in voxels of a grid; ``(B, 1, *T)``, 0 to 0.85."""
+def intensity(points: Tensor, size: Sequence[int], softness: float = 1.0) -> Tensor:
+    """Folded ellipsoids at points ``(B, D, *T)`` in voxels of a grid; ``(B, 1, *T)``, 0 to 0.85.
+
+    A ``softness`` of 2 on a grid of 32 voxels has edges of as many voxels as 1 on one of 64.
+    """
+    edge_width = 0.03 * softness
     centre = torch.tensor([(n - 1) / 2 for n in size], dtype=points.dtype)
     x = (points - centre.reshape(1, -1, *[1] * len(size))) / (min(size) / 2)
     radius = x.square().sum(1, keepdim=True).sqrt()
@@ -20,10 +24,11 @@ def intensity(points: Tensor, size: Sequence[int]) -> Tensor:
     third = x[:, 2:3] if len(size) == 3 else torch.zeros_like(angle)
     fold = 0.04 * torch.cos(9 * angle) * torch.cos(6 * third)
 
-    def inside(edge: Tensor | float, width: float = 0.03) -> Tensor:
-        return torch.sigmoid((edge - radius) / width)
+    def inside(edge: Tensor | float) -> Tensor:
+        return torch.sigmoid((edge - radius) / edge_width)
 
-    ventricle = torch.sigmoid((0.18 - (x[:, :1].square() * 2 + x[:, 1:2].square() * 6 + third.square()).sqrt()) / 0.03)
+    long = (x[:, :1].square() * 2 + x[:, 1:2].square() * 6 + third.square()).sqrt()
+    ventricle = torch.sigmoid((0.18 - long) / edge_width)
     return 0.45 * inside(0.72) + 0.4 * inside(0.55 + fold) - 0.65 * ventricle * inside(0.5)
 
 
@@ -44,7 +49,13 @@ def velocities(size: Sequence[int], n: int, amplitude: float, width: float, seed
 
 
 def cohort(
-    size: Sequence[int], n: int = 6, amplitude: float = 3.0, width: float = 6.0, noise: float = 0.0085, seed: int = 0
+    size: Sequence[int],
+    n: int = 6,
+    amplitude: float = 3.0,
+    width: float = 6.0,
+    noise: float = 0.0085,
+    seed: int = 0,
+    softness: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Template ``(1, 1, *size)``, subjects ``(n, 1, *size)`` and the velocities that made them.
 
@@ -53,9 +64,9 @@ def cohort(
     points = identity_points(size)
     v = velocities(size, n, amplitude, width, seed)
     inverse = exponential(v, inverse=True)
-    subjects = torch.cat([intensity(points + u[None], size) for u in inverse])
+    subjects = torch.cat([intensity(points + u[None], size, softness) for u in inverse])
     generator = torch.Generator().manual_seed(seed + 1000)
-    return intensity(points, size), subjects + noise * torch.randn(subjects.shape, generator=generator), v
+    return intensity(points, size, softness), subjects + noise * torch.randn(subjects.shape, generator=generator), v
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -111,6 +111,22 @@ def test_gradients_are_computed_only_where_a_step_begins() -> None:
     assert len(back) <= found.n_accepted + 1
 
 
+def test_what_is_judged_is_what_is_stored() -> None:
+    """Catches velocities that are rounded after they were accepted."""
+    size = (24, 20)
+    template, subjects, _ = cohort(size, n=2, amplitude=2.0, width=4.0)
+    metric, data = SobolevMetric(size), misfit(template, subjects[:1], StationaryVelocity())
+
+    def rounded(v: torch.Tensor) -> torch.Tensor:
+        return (8 * v).round() / 8  # far coarser than 16 bits, so that it is seen
+
+    found = descend(data, metric, torch.full((1, 2, *size), 0.03), 12, rounded=rounded)
+    assert found.n_accepted > 0
+    assert torch.equal(found.velocity, rounded(found.velocity))
+    assert found.energies[0] == pytest.approx(float(data(torch.zeros(1, 2, *size))), rel=1e-6)
+    assert found.energy == pytest.approx(float(data(found.velocity) + regulariser(metric, found.velocity)), rel=1e-5)
+
+
 def test_a_descent_can_be_continued() -> None:
     size = (24, 20)
     template, subjects, _ = cohort(size, n=2, amplitude=1.5, width=5.0)

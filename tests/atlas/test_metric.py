@@ -39,15 +39,19 @@ def test_l_is_its_own_adjoint() -> None:
     assert_adjoint(metric.momentum, metric.momentum, field, field, tolerance=1e-10)
 
 
-def test_a_wave_has_the_eigenvalue_of_the_three_point_laplacian() -> None:
-    metric = SobolevMetric((16, 20), (1.5, 2.0), alpha=3.0, gamma=0.5, power=2.0)
-    rows = torch.cos(2 * math.pi * 3 * torch.arange(16.0, dtype=torch.float64) / 16).reshape(1, 1, 16, 1)
-    v = torch.zeros(1, 2, 16, 20, dtype=torch.float64)
-    v[:, :1] = rows
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_wave_has_the_eigenvalue_of_the_three_point_laplacian(axis: int) -> None:
+    """Catches symbols of all axes from the size or the spacing of the first one."""
+    size, spacing = (16, 20), (1.5, 2.0)
+    metric = SobolevMetric(size, spacing, alpha=3.0, gamma=0.5, power=2.0)
+    n = size[axis]
+    wave = torch.cos(2 * math.pi * 3 * torch.arange(float(n), dtype=torch.float64) / n)
+    v = torch.zeros(1, 2, *size, dtype=torch.float64)
+    v[:, :1] = wave.reshape(1, 1, n, 1) if axis == 0 else wave
     by_hand = v * 1.5
     for _ in range(2):
-        second = by_hand.roll(1, 2) + by_hand.roll(-1, 2) - 2 * by_hand
-        by_hand = -3.0 * second / 1.5**2 + 0.5 * by_hand
+        second = by_hand.roll(1, 2 + axis) + by_hand.roll(-1, 2 + axis) - 2 * by_hand
+        by_hand = -3.0 * second / spacing[axis] ** 2 + 0.5 * by_hand
     torch.testing.assert_close(metric.momentum(v), by_hand, rtol=1e-10, atol=1e-10)
 
 

@@ -116,18 +116,26 @@ def test_squarings_grow_with_the_velocity() -> None:
     torch.testing.assert_close(exponential(v), v, rtol=1e-6, atol=0)
 
 
-def test_a_smooth_flow_folds_nowhere_and_changes_volume_as_it_should() -> None:
-    v = smooth_velocity(48, 44, amplitude=3.0)
+@pytest.mark.parametrize(("size", "amplitude"), [((48, 44), 3.0), ((40, 36, 32), 3.0)])
+def test_a_smooth_flow_folds_nowhere_and_changes_volume_as_it_should(size: tuple[int, ...], amplitude: float) -> None:
+    """Catches a wrong cofactor, and a flow that is a single long step."""
+    v = smooth_velocity(*size, amplitude=amplitude)
     u = exponential(v)
     found = folding(u)
     assert found.n_folded == 0
     assert 0 < found.minimum < 1 < found.maximum
     # Change of variables: the integral of f after the map, times the Jacobian, is that of f.
-    points = identity_points((48, 44))
-    f = torch.exp(-((points - torch.tensor([24.0, 22.0]).reshape(1, 2, 1, 1)) / 7).square().sum(1, keepdim=True))
-    moved = displaced(u) - torch.tensor([24.0, 22.0]).reshape(1, 2, 1, 1)
-    after = torch.exp(-(moved / 7).square().sum(1, keepdim=True)) * jacobian_determinant(u)
-    assert abs(float(after.sum() / f.sum()) - 1) < 1e-3
+    centre = torch.tensor([n / 2 for n in size]).reshape(1, -1, *[1] * len(size))
+
+    def bump(points: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-((points - centre) / (min(size) / 6)).square().sum(1, keepdim=True))
+
+    after = bump(displaced(u)) * jacobian_determinant(u)
+    assert abs(float(after.sum() / bump(identity_points(size)).sum()) - 1) < 1e-3
+    # Twice as fast as what folds in one step: the flow still does not.
+    fast = smooth_velocity(*size, amplitude=4 * amplitude)
+    assert folding(fast).n_folded > 0
+    assert folding(exponential(fast)).n_folded == 0
 
 
 @pytest.mark.parametrize("n_axes", [2, 3])
@@ -142,8 +150,9 @@ def test_the_jacobian_of_a_linear_map_is_its_determinant(n_axes: int) -> None:
 
 def test_folds_are_counted_within_the_mask() -> None:
     u = torch.zeros(1, 2, 9, 9)
-    u[:, 0] = -2 * torch.arange(9.0).reshape(9, 1)  # a reflection of axis 0
-    assert folding(u).fraction == 1
+    for speed in (-2.0, -1.3, -1.0):  # a reflection of axis 0, one that shrinks, and a collapse
+        u[:, 0] = speed * torch.arange(9.0).reshape(9, 1)
+        assert folding(u).fraction == 1
     mask = torch.zeros(1, 1, 9, 9)
     mask[..., :3, :3] = 1
     assert folding(u, mask).n_folded == 9

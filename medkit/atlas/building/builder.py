@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from medkit.atlas.building.finishing import finish_atlas
+from medkit.atlas.building.initial import check_initial, write_initial
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.level import Level
 from medkit.atlas.building.preparation import Preparation
@@ -55,6 +56,9 @@ class HybridAtlas:
         prior: where transformations start, for the modes ``"hybrid"``, ``"amortized"`` and ``"map"``.
         spacing: of the template's grid, mm; ``None``: the median of the subjects'.
         reference: NIfTI file whose grid the template takes; ``None``: one along the RAS axes that holds all subjects.
+        initial: the template to begin with: name of a subject, or NIfTI file of the first contrast that looks as the
+            subjects do, aligned with them as they are with each other; ``None``: the mean of the subjects. The atlas
+            hardly depends on it.
         device: where it is computed.
         shared: whether other processes work in the same folder.
         exclude_failed: whether to go on without subjects whose alignment failed.
@@ -77,6 +81,7 @@ class HybridAtlas:
         prior: RegistrationPrior | None = None,
         spacing: float | None = None,
         reference: str | Path | None = None,
+        initial: str | Path | None = None,
         device: str | torch.device = "cpu",
         shared: bool = False,
         exclude_failed: bool = False,
@@ -93,6 +98,7 @@ class HybridAtlas:
             )
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
+        self.initial = None if initial is None else str(initial)  # of a command line, 1001 comes as a number
         self.exclude_failed, self.keep_work, self.report = exclude_failed, keep_work, report
         self.composite, self.jacobian_smoothing = composite, jacobian_smoothing
         self.device, self.shared = torch.device(device), shared
@@ -107,6 +113,7 @@ class HybridAtlas:
             The finished atlas.
 
         Raises:
+            FileNotFoundError: if the initial template is neither a file nor a subject.
             ValueError: if a subject's file is bad, subjects do not fit together, or the folder holds an atlas of other
                 subjects or settings.
         """
@@ -138,7 +145,15 @@ class HybridAtlas:
             if grid.size != frame.size:
                 images = self._downsampled(jobs, f"{label}-images", prepared.images, names, grid.size)
             level = Level(jobs, label, self.settings, grid, images, names, self.device)
-            velocities, records, phases = self._run_level(level, i, velocities, smallest_motion, trace)
+            first, before = level.follow(f"{label}-start", velocities, None, self.settings.n_template_steps[i])
+            if i == 0 and self.initial is not None:
+                first = write_initial(
+                    jobs, f"{label}-initial", self.initial, self.settings, frame, members, prepared.contrasts,
+                    prepared.images, first,
+                )  # fmt: skip
+                before = level.judge(f"{label}-initial-judge", [first], velocities, False)[1]
+            trace.append({"level": i + 1, "round": 0, "step": "template", "energy": before})
+            velocities, records, phases = self._run_level(level, i, velocities, first, before, smallest_motion, trace)
             self._clean(jobs, used)  # the last level's files, once this one has velocities of its own
             used = phases
         energies = {name: float(record["energy"]) for name, record in records.items()}
@@ -152,12 +167,17 @@ class HybridAtlas:
         return AtlasFolder(self.folder)
 
     def _run_level(
-        self, level: Level, i: int, velocities: Velocities, smallest_motion: float, trace: list[dict[str, Any]]
+        self,
+        level: Level,
+        i: int,
+        velocities: Velocities,
+        template: Path,
+        before: float,
+        smallest_motion: float,
+        trace: list[dict[str, Any]],
     ) -> tuple[Velocities, Mapping[str, Record], list[str]]:
         """Alternate between the subjects and the template until nothing moves any more."""
         settings = self.settings
-        template, before = level.follow(f"{level.name}-start", velocities, None, settings.n_template_steps[i])
-        trace.append({"level": i + 1, "round": 0, "step": "template", "energy": before})
         steps: dict[str, float] = {}
         records: Mapping[str, Record] = {}
         for k in range(settings.n_rounds[i]):
@@ -255,7 +275,8 @@ class HybridAtlas:
             raise ValueError(f"HybridAtlas: 'subjects' must be at least two, with names of their own, got {names}")
         files = [asdict(subject) for subject in subjects]
         prior = None if self.prior is None else repr(self.prior.spec)
-        digest = self.settings.digest(subjects=files, spacing=self.spacing, reference=str(self.reference), prior=prior)
+        more = {"reference": str(self.reference), "initial": self.initial, "prior": prior}
+        digest = self.settings.digest(subjects=files, spacing=self.spacing, **more)
         path = self.folder / STARTED
         if path.exists():
             known = json.loads(path.read_text(encoding="utf-8"))["digest"]
@@ -265,6 +286,8 @@ class HybridAtlas:
                     "'output_dir', or delete it"
                 )
             return
+        if self.initial is not None:
+            check_initial(self.initial, subjects)
         if self.folder.is_dir() and any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             raise ValueError(
                 f"HybridAtlas: 'output_dir' must be empty or hold this atlas, {self.folder} holds other files"
