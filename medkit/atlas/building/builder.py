@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from medkit.atlas.building.finishing import write_outputs
+from medkit.atlas.building.intensity_work import prepare_intensities
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.level import Level
 from medkit.atlas.building.preparation import Preparation
@@ -114,7 +115,8 @@ class HybridAtlas:
         ):
             logger.info("%s is finished; nothing is left to do", self.folder)
             return AtlasFolder(self.folder)
-        prepared = Preparation(jobs, self.settings, subjects, self.spacing, self.reference, self.exclude_failed)
+        images, self.intensities = prepare_intensities(jobs, self.settings, subjects, self.folder)
+        prepared = Preparation(jobs, self.settings, images, self.spacing, self.reference, self.exclude_failed)
         frame, members = prepared.align()
         logger.info(
             "%d subjects on %s voxels of %s mm", len(members), "x".join(map(str, frame.size)),
@@ -235,6 +237,7 @@ class HybridAtlas:
                 "symmetric": self.settings.symmetric,
                 "trace": list(trace),
                 "excluded": prepared.excluded,
+                "intensities": asdict(self.intensities),
             }
             write_record(self.folder, record, tuple(replace(m, energy=energies[m.name]) for m in members))
             return {}

@@ -48,7 +48,8 @@ def simulated_cohort(atlas: AtlasFolder, n_subjects: int = 1, split: str | None 
     """
     splits, spacings = set(), set()
     for member in atlas.members:
-        for contrast, image in member.subject.images.items():
+        images = atlas.intensities.originals.get(member.name, member.subject.images)
+        for contrast, image in images.items():
             path = Path(image)
             found = re.fullmatch(r"brain-cohort-v\d+-(\w+)-[0-9a-f]{12}", path.parent.parent.name)
             if found is None or path.name != f"{path.parent.name}_{contrast}.nii" or not path.is_file():
