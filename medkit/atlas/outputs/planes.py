@@ -98,8 +98,13 @@ def write_letters(axis: Axes, plane: str, color: str = "#ffd34d") -> None:
     """Write at the edges of a picture which side is which: R, L, A, P, S, I."""
     from matplotlib.patheffects import withStroke
 
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
-              (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))  # fmt: skip
-    for letter, (x, y, across, along) in zip(LETTERS[plane], places, strict=True):
-        text = axis.text(x, y, letter, transform=axis.transAxes, ha=across, va=along, color=color, fontsize=9)
+    # So many points from the edge, however narrow the picture is: a share of it would push letters over the edge.
+    inset = 4
+    places = (((0, 0.5), (inset, 0), "left", "center"), ((1, 0.5), (-inset, 0), "right", "center"),
+              ((0.5, 1), (0, -inset), "center", "top"), ((0.5, 0), (0, inset), "center", "bottom"))  # fmt: skip
+    for letter, (edge, offset, across, along) in zip(LETTERS[plane], places, strict=True):
+        text = axis.annotate(
+            letter, edge, offset, "axes fraction", "offset points", ha=across, va=along, color=color, fontsize=9,
+            fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])
