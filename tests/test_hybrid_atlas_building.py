@@ -117,6 +117,20 @@ def test_a_new_scan_is_added_and_labelled_by_command(built: Path, tmp_path: Path
     assert main(["atlas", "report", str(built)]) == 0
 
 
+def test_the_atlas_is_judged_by_command(built: Path) -> None:
+    assert main(["run", "hybrid_atlas", "evaluate", "--output_dir", str(built), "--n_unseen", "1"]) == 0
+    folder = built / "evaluate"
+    content = json.loads((folder / "metrics.json").read_text())
+    summary, cases = content["summary"], {case["case"] for case in content["cases"]}
+    assert {"test-0000", "test-0001", "test-0002", "validation-0000", "template"} <= cases
+    assert summary["atlas"]["bridge_dice"] > summary["affine"]["bridge_dice"]
+    assert summary["atlas"]["truth_ncc"] > 0.9
+    assert summary["atlas"]["truth_dice"] > 0.4
+    assert summary["atlas"]["bias_mm"] < 0.1
+    assert 0.3 < summary["unseen"]["dice"] < 1
+    assert {"metrics.csv", "preview.png", "config.json"} <= {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -89,9 +89,9 @@ def test_an_interrupted_training_ends_where_the_whole_one_does(prior_run: Path, 
     assert any(not torch.equal(half[name], whole[name]) for name in whole)
 
 
-def test_evaluate_compares_with_no_motion(prior_run: Path) -> None:
-    run(BUNDLE, ["train", "small", "evaluate"], output_dir=str(prior_run), n_test_subjects=2)
-    folder = prior_run / "small" / "evaluate"
+def test_evaluate_prior_compares_with_no_motion(prior_run: Path) -> None:
+    run(BUNDLE, ["train", "small", "evaluate_prior"], output_dir=str(prior_run), n_test_subjects=2)
+    folder = prior_run / "small" / "evaluate_prior"
     summary = json.loads((folder / "metrics.json").read_text())["summary"]
     assert set(summary) == {"no_motion", "prior"}
     assert set(summary["prior"]) == {"relative_energy", "ssd_ratio", "folded", "dice"}

@@ -5,6 +5,7 @@ from medkit.atlas.affine_registration import AffineRegistration, register_affine
 from medkit.atlas.bias_field import bias_corrected
 from medkit.atlas.building import AtlasSettings, HybridAtlas, finish_atlas
 from medkit.atlas.descent import Descent, descend, regulariser
+from medkit.atlas.evaluation import AtlasEvaluator
 from medkit.atlas.files import align_to_template, apply_transformation, register_files
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.intensities import match_intensities, normalised
@@ -80,6 +81,7 @@ __all__ = [
     "AffineNetworkPrior",
     "AffineRegistration",
     "AntiAliasd",
+    "AtlasEvaluator",
     "AtlasFolder",
     "AtlasSettings",
     "AtlasSubject",

@@ -83,6 +83,8 @@ def register_files(
     Example:
         >>> register_files("a.nii.gz", "b.nii.gz", "b_to_a")
     """
+    if not fixed or not moving:
+        raise ValueError(f"register_files: 'fixed' and 'moving' must be NIfTI files, got {fixed!r} and {moving!r}")
     if alignment not in ALIGNMENTS:
         raise ValueError(f"register_files: 'alignment' must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}")
     folder = Path(output_dir)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medkit.atlas.frame import Frame, resampled
+from medkit.atlas.intensity_preparation import IntensityPreparation
 from medkit.atlas.metric import SobolevMetric
 from medkit.atlas.registration import RegistrationModel
 from medkit.atlas.subjects import AtlasSubject
@@ -85,6 +86,8 @@ class AtlasFolder:
             self.added = tuple(_member(entry) for entry in record.get("added", ()))
             # Name and reason of each subject that was left out.
             self.excluded: dict[str, str] = dict(record.get("excluded", {}))
+            # What was done to the images before: new subjects get the same.
+            self.intensities = IntensityPreparation(**record.get("intensities", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"AtlasFolder: {self.folder / RECORD} cannot be read: {error}") from error
 
@@ -202,7 +205,7 @@ def write_record(folder: str | Path, record: Mapping[str, Any], members: tuple[M
         folder: of the atlas.
         record: ``size``, ``affine``, ``contrasts``, ``model``, ``n_final_steps``, ``symmetric``, ``trace`` (a list of
             dictionaries, ``energy`` among them) and, if there are any, ``excluded``: names of subjects that were left
-            out, and why.
+            out, and why, and ``intensities``: what was done to the images.
         members: the subjects.
     """
     _write(Path(folder), {"format": FORMAT, **record, "members": [_entry(m) for m in members]})

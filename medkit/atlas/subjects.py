@@ -99,16 +99,30 @@ def list_subjects(
         subjects = [AtlasSubject(n, {c: paths[n] for c, paths in found.items() if n in paths}) for n in names]
     for kind, files in zip(PARTS, (masks, weights, labels), strict=True):
         if files is not None:
-            paths = _named(files, kind)
-            if len(paths) == len(subjects) == 1:  # one file alone shows no ending that all of its kind share
-                paths = {subjects[0].name: next(iter(paths.values()))}
-            _check_known(kind, paths, subjects)
-            subjects = [_with(s, **{kind: paths.get(s.name, getattr(s, kind))}) for s in subjects]
+            subjects = with_files(subjects, kind, files)
     if covariates is not None:
         rows = {_row_name(row, Path(covariates)): row for row in _rows(Path(covariates))}
         _check_known("covariates", rows, subjects)
         subjects = [_with(s, attributes={**s.attributes, **_numbers(rows.get(s.name, {}))}) for s in subjects]
     return sorted(subjects, key=lambda s: s.name)
+
+
+def with_files(subjects: Sequence[AtlasSubject], kind: str, files: Files) -> list[AtlasSubject]:
+    """Give subjects files of a kind, matched by their names as :func:`list_subjects` does.
+
+    Args:
+        subjects: those who get them.
+        kind: ``"mask"``, ``"weight"`` or ``"labels"``.
+        files: pattern, folder or list; of those who get none, what they have stays.
+
+    Raises:
+        ValueError: if nothing is found, names are not unique, or none is that of a subject.
+    """
+    paths = _named(files, kind)
+    if len(paths) == len(subjects) == 1:  # one file alone shows no ending that all of its kind share
+        paths = {subjects[0].name: next(iter(paths.values()))}
+    _check_known(kind, paths, subjects)
+    return [_with(s, **{kind: paths.get(s.name, getattr(s, kind))}) for s in subjects]
 
 
 def _with(subject: AtlasSubject, **changes: object) -> AtlasSubject:

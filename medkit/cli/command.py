@@ -35,11 +35,12 @@ a path to a bundle works everywhere instead of its name. MEDKIT_DEBUG=1 shows th
 _RUN_DESCRIPTION = """\
 Run a bundle: the same as `python -m monai.bundle run --config_file … --bundle_root … [--option value …]`.
 
-Name configs of the bundle, without `.json`: train, evaluate, inference (default), or overlays on train such as small
-and multi_gpu_train; several are merged in order: `medkit run clgnet train small`. With torchrun:
+Name configs of the bundle, without `.json`: train, evaluate, inference (default), others that stand alone such as
+register of hybrid_atlas, or overlays on train such as small and multi_gpu_train; several are merged in order:
+`medkit run clgnet train small`. With torchrun:
 `torchrun --nproc_per_node=2 -m medkit.cli run clgnet multi_gpu_train`.
 """
-_BASES = ("train", "inference")  # configs that stand alone; all others are overlays on train
+_BASES = ("train", "inference")  # of every bundle; a config without what makes one stand alone is an overlay on train
 _FORMATS = ("torchscript", "onnx")
 _NOT_OPTIONS = {"imports", "initialize", "run", "finalize", "run_dir", "config_dir", "network", "average"}
 
@@ -185,8 +186,8 @@ def _info(options: argparse.Namespace) -> int:
     weights = folder / "models" / "model.pt"
     size = f"{weights.stat().st_size / 2**20:.1f} MB" if weights.is_file() else "none, train it first"
     _say(f"weights   {size}", "", "options   (any other id of a config can be given too)")
-    for name in _BASES:
-        if name in configs:
+    for name in (*_BASES, *(name for name in configs if name not in _BASES)):
+        if name in configs and _is_base(folder, name):
             content = _read(folder / "configs" / f"{name}.json")
             _say(f"  medkit run {options.bundle} {name}")
             _say(
@@ -223,7 +224,7 @@ def _first_option(words: Sequence[str]) -> int:
 
 
 def _config_files(folder: Path, names: Sequence[str]) -> list[str]:
-    if not set(names) & set(_BASES):
+    if not any(_is_base(folder, name) for name in names):
         names = ["train", *names]
     files = [folder / "configs" / f"{name}.json" for name in names]
     missing = [file.stem for file in files if not file.is_file()]
@@ -231,6 +232,13 @@ def _config_files(folder: Path, names: Sequence[str]) -> list[str]:
         known = sorted(path.stem for path in (folder / "configs").glob("*.json") if path.name != "metadata.json")
         raise CommandError(f"bundle '{folder.name}' has no config {missing}; it has {', '.join(known)}")
     return [str(file) for file in files]
+
+
+def _is_base(folder: Path, name: str) -> bool:
+    from medkit.workflow import stands_alone
+
+    path = folder / "configs" / f"{name}.json"
+    return name in _BASES or (path.is_file() and stands_alone(_read(path)))
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from medkit.workflow.atomic import atomic_path
 from medkit.workflow.averaging import WeightAverage
 from medkit.workflow.doors import report_errors_in_one_line, user_message
 from medkit.workflow.knobs import check_knobs
-from medkit.workflow.merging import config_order_fault
+from medkit.workflow.merging import config_order_fault, stands_alone
 from medkit.workflow.nifti import write_nifti
 from medkit.workflow.overrides import check_overrides
 from medkit.workflow.progress import ProgressBar, is_shown
@@ -31,6 +31,7 @@ __all__ = [
     "is_shown",
     "report_errors_in_one_line",
     "save_config_copy",
+    "stands_alone",
     "user_message",
     "verify_bundle",
     "write_metrics",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def config_order_fault(files: Sequence[str | os.PathLike[str]]) -> str | None:
     if not all(isinstance(content, dict) for content in contents):
         return None
     names = [Path(file).stem for file in files]
-    alone = [i for i, content in enumerate(contents) if {"bundle_root", "run"} <= set(content)]
+    alone = [i for i, content in enumerate(contents) if stands_alone(content)]
     if len(set(alone_names := [names[i] for i in alone])) > 1:
         return f"the configs {' and '.join(alone_names)} stand alone each, they cannot be merged; name one of them"
     if alone and alone != [0]:
@@ -60,6 +60,19 @@ def config_order_fault(files: Sequence[str | os.PathLike[str]]) -> str | None:
                     f"{', '.join(names)}; name it behind the config that it belongs to, such as train"
                 )
     return None
+
+
+def stands_alone(config: Mapping[str, Any]) -> bool:
+    """Whether a config runs by itself, and is no overlay on another one.
+
+    Args:
+        config: its content.
+
+    Example:
+        >>> stands_alone({"max_epochs": 2})
+        False
+    """
+    return {"bundle_root", "run"} <= set(config)
 
 
 def running_files() -> tuple[str, ...]:

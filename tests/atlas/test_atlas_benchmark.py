@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from medkit.atlas import AtlasSubject
+from medkit.atlas.outputs.known_truth import against_truth
 from tests.atlas.phantom import cohort
 from tests.benchmarks import atlas_vs_ants, atlas_vs_ants_brains
 from tests.benchmarks.ants_side import majority
-from tests.benchmarks.atlas_measures import against_truth, dice_table, field_measures, interval
+from tests.benchmarks.atlas_measures import dice_table, field_measures, interval
 
 PROTOCOL = Path(atlas_vs_ants.__file__).with_suffix(".json")
 TINY = {"factors": [2, 1], "n_rounds": [1, 1], "n_steps": [4, 3], "n_template_steps": [0, 1], "margin": 0}

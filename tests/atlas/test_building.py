@@ -12,8 +12,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medkit.atlas import AtlasFolder, AtlasSettings, HybridAtlas, PriorSpec, list_subjects
+from medkit.atlas.building import preparation
 from medkit.atlas.building.jobs import Jobs
 from medkit.atlas.building.level import blocks_of, mirrored
 from tests.atlas.phantom import cohort, correlation
@@ -291,3 +293,23 @@ def test_subjects_of_other_scanners_come_into_one_frame(tmp_path):
     assert all(
         np.linalg.norm(member.matrix[:3, 3] - atlas.members[0].matrix[:3, 3]) > 100 for member in atlas.members[1:]
     )
+
+
+@pytest.mark.parametrize("n_rounds", [1, 2])
+def test_a_subject_that_cannot_be_aligned_is_drawn_and_named(n_rounds, tmp_path, monkeypatch, caplog):
+    _, images, _ = cohort((24, 28, 24), 4, amplitude=0.8, width=4.0)
+    folder = save(tmp_path / "images", images)
+    monkeypatch.setattr(preparation, "misaligned", lambda scores, maps, overlaps: [(2, "it is upside down")])
+    settings = AtlasSettings(**{**SMALL, "alignment": "rigid", "n_alignment_rounds": n_rounds, "n_rounds": (1, 1)})
+    picture = tmp_path / "atlas" / "failed_s2.png"
+    with pytest.raises(ValueError, match=r"the alignment of 's2' failed; look at .*failed_s2\.png"):
+        HybridAtlas(tmp_path / "atlas", settings, report=False).build(list_subjects(folder))
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 300
+        assert np.asarray(drawn.convert("L")).std() > 10
+    assert not list((tmp_path / "atlas").glob("*.tmp*"))
+    picture.unlink()
+    atlas = HybridAtlas(tmp_path / "atlas", settings, exclude_failed=True, report=False).build(list_subjects(folder))
+    assert [member.name for member in atlas.members] == ["s0", "s1", "s3"]
+    assert picture.is_file()
+    assert f"look at {picture}" in caplog.text

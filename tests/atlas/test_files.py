@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 import torch
 
-from medkit.atlas import Frame, apply_transformation, register_files, write_transforms
+from medkit.atlas import Frame, RegistrationModel, apply_transformation, register_files, write_transforms
 from medkit.cli import main
 from tests.atlas.phantom import cohort, correlation
 from tests.atlas.small_atlas import small_atlas
@@ -56,6 +56,24 @@ def test_the_command_registers_and_refuses(pair, tmp_path, capsys):
         register_files(*names, alignment="similar")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         register_files(pair / "none.nii", names[1], tmp_path)
+
+
+def test_the_bundle_registers_as_the_function_does(pair, tmp_path):
+    names = {"fixed": str(pair / "fixed.nii"), "moving": str(pair / "moving.nii")}
+    words = ["--factors", "[1]", "--n_steps", "[3]", "--alignment", "none", "--device", "cpu"]
+    given = [word for name, path in names.items() for word in (f"--{name}", path)]
+    line = ["run", "hybrid_atlas", "register", *given, *words]
+    assert main([*line, "--output_dir", str(tmp_path / "plain")]) == 0
+    register_files(**names, output_dir=tmp_path / "same", factors=(1,), n_steps=(3,), alignment="none",
+                   model=RegistrationModel(sigma=0.01))  # fmt: skip
+    plain, same = (nibabel.load(tmp_path / name / "1Warp.nii.gz").get_fdata() for name in ("plain", "same"))
+    np.testing.assert_array_equal(plain, same)
+    assert main([*line, "--output_dir", str(tmp_path / "prior"), "--use_prior", "True"]) == 0
+    begun = nibabel.load(tmp_path / "prior" / "1Warp.nii.gz").get_fdata()
+    assert np.abs(begun - plain).max() > 1e-3, "the prior started it elsewhere"
+    with pytest.raises(ValueError, match="'fixed' and 'moving' must be NIfTI files, got None"):
+        register_files(None, None, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_image_comes_to_the_template_and_back(tmp_path):

@@ -14,8 +14,8 @@ from PIL import Image
 
 from medkit.atlas import AtlasFolder, finish_atlas, write_report
 from medkit.atlas.outputs.measures import append_measures, bias, likeness, sharpness
-from medkit.atlas.outputs.panels import png
-from medkit.atlas.outputs.pictures import checkerboard, draw_energies, draw_subject
+from medkit.atlas.outputs.panels import Layer, png
+from medkit.atlas.outputs.pictures import checkerboard, draw_energies, draw_preview, draw_subject
 from medkit.atlas.outputs.planes import LETTERS, PLANES, Planes
 from medkit.atlas.outputs.report import found_warnings
 from medkit.atlas.result import RECORD
@@ -105,6 +105,27 @@ def test_one_more_case_takes_the_place_of_an_older_one(tmp_path):
 
 
 # Pictures
+
+
+@pytest.mark.parametrize(("size", "n"), [((6, 60, 60), 4), ((28, 32, 28), 2), ((60, 60, 6), 3)])
+def test_letters_lie_within_their_pictures(size, n):
+    image = torch.ones(size)
+    planes = Planes.through_middle(image, np.diag([3.0, 3.0, 3.0, 1.0]), 0.5)
+    figure = draw_preview([Layer("t1", image)], [Layer(f"s{i}", image) for i in range(n)], planes)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    letters = [text.get_window_extent() for text in axes.texts if len(text.get_text()) == 1]
+    assert len(axes.images) == 3 + n
+    assert len(letters) == 4 * len(axes.images)
+    for k, panel in enumerate(axes.images):
+        edges = panel.get_window_extent()
+        found = letters[4 * k : 4 * k + 4]
+        # The dark rim around a letter is two points wide, half of it outside; too narrow pictures let letters overlap.
+        rim = 1.0 / 72 * figure.dpi
+        across = found[:2] if edges.width > 40 else []
+        along = found[2:] if edges.height > 40 else []
+        assert all(edges.x0 + rim < box.x0 and box.x1 < edges.x1 - rim for box in across)
+        assert all(edges.y0 + rim < box.y0 and box.y1 < edges.y1 - rim for box in along)
 
 
 @pytest.mark.parametrize("codes", [np.eye(3), np.diag([-1, -1, 1]), np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]])])

@@ -1,4 +1,4 @@
-"""Measures of templates that ask the same of every tool: against a truth, of folding and bias, and of labels."""
+"""Measures of templates that ask the same of every tool: of time, of folding and bias, and of labels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from medkit.atlas import (
     resampled,
 )
 from medkit.atlas.building.jobs import Jobs, Record
-from medkit.atlas.outputs.measures import FOREGROUND
 from medkit.ops import folding
-from tests.atlas.phantom import correlation
 from tests.benchmarks.ants_side import cpu_seconds
 
 
@@ -55,36 +53,6 @@ def timed_build(
     atlas = builder.build(subjects)
     moments = {"velocities_cpu_s": builder.found_at, "template_cpu_s": builder.written_at, "cpu_s": cpu_seconds()}
     return atlas, {name: moment - began for name, moment in moments.items()}
-
-
-def against_truth(template: Tensor, truth: Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> dict[str, float]:
-    """Compare a template with the truth, whatever its scale of intensities.
-
-    Args:
-        template: real, ``(1, 1, *S)``, any unit.
-        truth: ``(1, 1, *S)``, 0 to 1.
-        spacing: mm between voxels.
-
-    Returns:
-        ``ncc``; and after the linear map of intensities that brings it closest to the truth, ``rmse`` and
-        ``log_sharpness``, the absolute logarithm of the ratio of mean gradients in the foreground of the truth.
-    """
-    x, y = template.flatten().double(), truth.flatten().double()
-    slope = float(((x - x.mean()) @ (y - y.mean())) / (x - x.mean()).square().sum())
-    mapped = (slope * (template.double() - x.mean()) + y.mean()).reshape(truth.shape)
-    inside = truth > FOREGROUND
-    ratio = _gradient(mapped, inside, spacing) / _gradient(truth.double(), inside, spacing)
-    return {
-        "ncc": correlation(template, truth),
-        "rmse": float((mapped.flatten() - y).square().mean().sqrt()),
-        "log_sharpness": abs(float(np.log(ratio))),
-    }
-
-
-def _gradient(image: Tensor, inside: Tensor, spacing: Sequence[float]) -> float:
-    """Mean length of the gradient within a region."""
-    slopes = torch.gradient(image, spacing=[float(h) for h in spacing], dim=list(range(2, image.ndim)))
-    return float(torch.stack(list(slopes)).square().sum(0).sqrt()[inside].mean())
 
 
 def field_measures(fields: Iterable[Tensor], spacing: Sequence[float]) -> dict[str, float]:

@@ -20,8 +20,6 @@ from typing import Any
 import torch
 
 from medkit.atlas import AtlasSettings, AtlasSubject, HybridAtlas, RegistrationModel, RegistrationPrior, list_subjects
-from medkit.atlas.building.level import Level
-from medkit.atlas.building.velocities import Velocities
 from medkit.data import BrainCohort
 from tests.benchmarks.ants_side import cpu_seconds
 from tests.benchmarks.atlas_vs_ants_brains import BUNDLE, load_prior
@@ -40,11 +38,10 @@ class _Stamped(list[dict[str, Any]]):
 class StampedAtlas(HybridAtlas):
     """An atlas whose ``energy.json`` knows when each energy was reached."""
 
-    def _run_level(
-        self, level: Level, i: int, velocities: Velocities, smallest_motion: float, trace: list[dict[str, Any]]
-    ) -> Any:
+    def _run_level(self, *given: Any) -> Any:
+        *others, trace = given
         stamped = _Stamped()
-        found = super()._run_level(level, i, velocities, smallest_motion, stamped)
+        found = super()._run_level(*others, stamped)
         trace.extend(stamped)
         return found
 
@@ -61,7 +58,7 @@ def energy_curve(
     return [
         (entry["cpu_s"] - began, entry["energy"])
         for entry in atlas.trace
-        if entry["level"] == last and entry["step"] == "template"
+        if entry["level"] == last and entry["step"] == "template" and entry["round"]
     ]
 
 

@@ -29,11 +29,12 @@ import torch
 from torch import Tensor
 
 from medkit.atlas import AtlasSettings, RegistrationModel, list_subjects
+from medkit.atlas.outputs.known_truth import against_truth
 from medkit.atlas.outputs.measures import bias
 from medkit.atlas.volumes import load_volume
 from tests.atlas.phantom import cohort
 from tests.benchmarks.ants_side import run_ants
-from tests.benchmarks.atlas_measures import against_truth, field_measures, template_on, timed_build
+from tests.benchmarks.atlas_measures import field_measures, template_on, timed_build
 from tests.benchmarks.atlas_vs_ants_brains import brain_cells, brain_table
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medkit.workflow import config_order_fault
+from medkit.workflow import config_order_fault, stands_alone
 
 BUNDLES = sorted(folder.parent for folder in (Path(__file__).parents[2] / "bundles").glob("*/configs"))
 
@@ -18,7 +18,9 @@ def paths(bundle: Path, *names: str) -> list[Path]:
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
 def test_overlays_of_the_bundles_belong_behind_a_config_that_stands_alone(bundle: Path) -> None:
-    found = {path.stem for path in (bundle / "configs").glob("*.json")} - {"metadata", "train", "inference"}
+    contents = {path.stem: json.loads(path.read_text()) for path in (bundle / "configs").glob("*.json")}
+    found = {name for name, content in contents.items() if name != "metadata" and not stands_alone(content)}
+    assert found == set(contents) - {"metadata", "train", "inference", "register"}
     for overlay in found:
         assert config_order_fault(paths(bundle, "train", overlay)) is None
         assert config_order_fault(paths(bundle, "train", "evaluate", overlay)) is None
@@ -30,6 +32,8 @@ def test_overlays_of_the_bundles_belong_behind_a_config_that_stands_alone(bundle
 
 
 def test_two_configs_that_stand_alone_are_not_merged(bundle: Path) -> None:
+    assert stands_alone({"bundle_root": ".", "run": [], "more": 1})
+    assert not stands_alone({"run": []})
     assert "train and inference stand alone each" in str(config_order_fault(paths(bundle, "train", "inference")))
 
 

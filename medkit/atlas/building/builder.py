@@ -15,6 +15,7 @@ import torch
 
 from medkit.atlas.building.finishing import finish_atlas
 from medkit.atlas.building.initial import check_initial, write_initial
+from medkit.atlas.building.intensity_work import prepare_intensities
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.level import Level
 from medkit.atlas.building.preparation import Preparation
@@ -126,7 +127,8 @@ class HybridAtlas:
         ):
             logger.info("%s is finished; nothing is left to do", self.folder)
             return AtlasFolder(self.folder)
-        prepared = Preparation(jobs, self.settings, subjects, self.spacing, self.reference, self.exclude_failed)
+        cohort, self.intensities = prepare_intensities(jobs, self.settings, subjects, self.folder)
+        prepared = Preparation(jobs, self.settings, cohort, self.spacing, self.reference, self.exclude_failed)
         frame, members = prepared.align()
         logger.info(
             "%d subjects on %s voxels of %s mm", len(members), "x".join(map(str, frame.size)),
@@ -260,6 +262,7 @@ class HybridAtlas:
                 "symmetric": self.settings.symmetric,
                 "trace": list(trace),
                 "excluded": prepared.excluded,
+                "intensities": asdict(self.intensities),
             }
             write_record(self.folder, record, tuple(replace(m, energy=energies[m.name]) for m in members))
             return {}

@@ -12,6 +12,7 @@ import torch
 
 from medkit.atlas.affine_mean import without_mean
 from medkit.atlas.affine_registration import register_affine
+from medkit.atlas.building.failed_alignment import draw_failure
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import load, store
@@ -207,12 +208,13 @@ class Preparation:
         scores, overlaps = ([float(records[name][key]) for name in names] for key in ("score", "overlap"))
         bad = misaligned(scores, [matrices[name] for name in names], overlaps)
         failed = {names[i]: reason for i, reason in bad}
+        pictures = self._draw(list(failed), image_of, matrices, grid, first)
         for name, reason in failed.items():
-            logger.warning("the alignment of %s failed: %s", name, reason)
+            logger.warning("the alignment of %s failed: %s; look at %s", name, reason, pictures[name])
         if failed and not self.exclude_failed:
             raise ValueError(
-                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at these images, then "
-                "align or leave them out, or set exclude_failed"
+                f"HybridAtlas: the alignment of {', '.join(map(repr, failed))} failed; look at "
+                f"{', '.join(map(str, pictures.values()))}, then align or leave them out, or set exclude_failed"
             )
         self.excluded = failed
         if len(matrices) - len(failed) < 2:
@@ -220,6 +222,22 @@ class Preparation:
                 f"HybridAtlas: at least two subjects must be aligned, all but {len(matrices) - len(failed)} failed"
             )
         return {name: matrix for name, matrix in matrices.items() if name not in failed}
+
+    def _draw(
+        self, failed: Sequence[str], image_of: Reader, matrices: Mapping[str, np.ndarray], grid: Frame, first: str
+    ) -> dict[str, Path]:
+        """Write pictures of subjects whose alignment failed, beside what they were aligned to."""
+
+        def placed(name: str) -> torch.Tensor:
+            image, source = image_of(name)
+            return resampled(image, source, grid, matrices[name], padding="zeros")
+
+        mean = self.jobs.root / f"alignment-{self.settings.n_alignment_rounds - 1}-mean" / "mean.npy"
+        found = {}
+        for name in failed:
+            reference = load(mean)[None] if mean.exists() else placed(first)
+            found[name] = draw_failure(self.jobs.root.parent, name, reference, placed(name), grid)
+        return found
 
     def _mean(self, phase: str, image_of: Reader, matrices: Mapping[str, np.ndarray], grid: Frame) -> None:
         """Average all subjects as they are aligned now."""

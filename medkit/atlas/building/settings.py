@@ -40,6 +40,8 @@ class AtlasSettings:
         alignment: what goes before: ``"affine"``, ``"rigid"``, or ``"none"`` for subjects that are aligned already.
         n_alignment_rounds: rounds of it.
         margin: voxels of background around the subjects.
+        bias_correction: whether N4 takes slow changes of brightness out of the images before anything else.
+        match_intensities: whether all images get the median of their quantiles before anything else.
         tolerance: a level ends once a round lowers the energy by less than this share of it.
         smallest_motion: a level ends once a round moves points of the foreground by less than this, on average,
             in voxels of the template.
@@ -66,6 +68,8 @@ class AtlasSettings:
     margin: int = 8
     tolerance: float = 1e-3
     smallest_motion: float = 0.02
+    bias_correction: bool = False
+    match_intensities: bool = False
 
     def __post_init__(self) -> None:
         """Check the values; what a config gives as lists becomes tuples."""

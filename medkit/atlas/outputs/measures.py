@@ -123,16 +123,17 @@ def _named(to_subject: Likeness, to_template: Likeness) -> dict[str, float]:
     }
 
 
-def sharpness(template: Tensor, spacing: Sequence[float]) -> float:
+def sharpness(template: Tensor, spacing: Sequence[float], inside: Tensor | None = None) -> float:
     """Mean length of an image's gradient in its foreground, per mm: to look at, not to maximise, for noise raises it.
 
     Args:
         template: real, ``(1, C, *S)``, 0 to 1.
         spacing: mm between voxels.
+        inside: bool, the same shape: where else than in the foreground; ``None``: there.
     """
     slopes = torch.gradient(template.double(), spacing=[float(h) for h in spacing], dim=[2, 3, 4])
     length = torch.stack(list(slopes)).square().sum(0).sqrt()
-    seen = template > FOREGROUND
+    seen = template > FOREGROUND if inside is None else inside
     return float(length[seen].mean()) if bool(seen.any()) else math.nan
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from medkit.atlas.intensity_preparation import prepared
 from medkit.atlas.outputs.label_atlas import LABELS
 from medkit.atlas.outputs.label_propagation import write_subject_labels
 from medkit.atlas.outputs.measures import append_measures, subject_measures, write_label_volumes
@@ -31,6 +32,8 @@ def add_subject(
     prior: RegistrationPrior | None = None,
 ) -> Member:
     """Register a new subject to a finished template, and write for it what the atlas's own subjects have.
+
+    If the atlas took the bias out of its images or brought them to one scale of intensities, this image gets the same.
 
     Its velocity, its transformations and warped images, its labels where the template has some (so that a new scan is
     labelled), and its measures, as the method ``added``. It is written into ``atlas.json`` beside the subjects that the
@@ -67,9 +70,10 @@ def add_subject(
     affine = np.eye(4) if matrix is None else np.asarray(matrix, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
         raise ValueError(f"add_subject: 'matrix' must be an invertible (4, 4) matrix, got {affine.tolist()}")
-    looks = {contrast: appearance(*stripped(subject, contrast)) for contrast in images}
+    ready = prepared(atlas.folder, replace(subject, images=images), atlas.intensities)
+    looks = {contrast: appearance(*stripped(ready, contrast)) for contrast in images}
     member = Member(
-        replace(subject, images=images),
+        ready,
         affine,
         {contrast: (look.low, look.high) for contrast, look in looks.items()},
         {contrast: look.is_whole for contrast, look in looks.items()},

@@ -101,9 +101,14 @@ def write_letters(axes: Axes, plane: str, extent: tuple[float, float, float, flo
     from matplotlib.patheffects import withStroke
 
     left, right, bottom, top = extent
-    x, y, dx, dy = (left + right) / 2, (bottom + top) / 2, 0.02 * (right - left), 0.02 * (top - bottom)
-    places = ((left + dx, y, "left", "center"), (right - dx, y, "right", "center"),
-              (x, top - dy, "center", "top"), (x, bottom + dy, "center", "bottom"))  # fmt: skip
-    for letter, (at, height, across, along) in zip(LETTERS[plane], places, strict=True):
-        text = axes.text(at, height, letter, ha=across, va=along, color=color, fontsize=9)
+    x, y = (left + right) / 2, (bottom + top) / 2
+    # So many points from the edge, however narrow the picture is: a share of it would push letters over the edge.
+    inset = 4
+    places = (((left, y), (inset, 0), "left", "center"), ((right, y), (-inset, 0), "right", "center"),
+              ((x, top), (0, -inset), "center", "top"), ((x, bottom), (0, inset), "center", "bottom"))  # fmt: skip
+    for letter, (edge, offset, across, along) in zip(LETTERS[plane], places, strict=True):
+        text = axes.annotate(
+            letter, edge, offset, "data", "offset points", ha=across, va=along, color=color, fontsize=9,
+            fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])
