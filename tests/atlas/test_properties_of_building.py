@@ -18,10 +18,10 @@ from medkit.atlas import (
     list_subjects,
     resampled,
 )
+from medkit.atlas.outputs.known_truth import against_truth
 from medkit.ops import folding, resize_field
 from tests.atlas.phantom import cohort
 from tests.atlas.test_building import SIZE, SMALL, save
-from tests.benchmarks.atlas_measures import against_truth
 
 
 def recovered(
