@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medkit.ops.trilinear import read_by_gathers, reads_by_gathers
+
 MODES = {"linear": 0, "nearest": 1}
 PADDINGS = {"zeros": 0, "border": 1}
 GRID_SAMPLE_MODES = {"linear": "bilinear", "nearest": "nearest"}
@@ -137,6 +139,8 @@ def sample(image: Tensor, points: Tensor, mode: str = "linear", padding: str = "
     _check("sample", image, points, "points", mode, padding)
     dtype = torch.promote_types(_working_dtype(image), _working_dtype(points))
     with torch.autocast(image.device.type, enabled=False):
+        if reads_by_gathers(image, points, mode, padding):
+            return read_by_gathers(image.to(dtype), points.to(dtype))
         batch = max(image.shape[0], points.shape[0])
         x = image.to(dtype).expand(batch, *image.shape[1:])
         unit = _unit_points(points.to(dtype), image.shape[2:]).expand(batch, *points.shape[1:])
