@@ -54,8 +54,10 @@ def test_the_true_template_is_found(tmp_path):
 
 @pytest.mark.slow
 def test_the_true_template_of_eight_is_found_by_the_defaults(tmp_path):
-    made = cohort((64, 64, 64), 8)
-    recovered(tmp_path, 1.0, made, AtlasSettings(mode="iterative", alignment="none"), 0.55)
+    """Edges of one voxel, as brains at 1 mm have them: the mean is then as far from the truth as the aim supposes."""
+    made = cohort((64, 64, 64), 8, softness=0.5)
+    settings = AtlasSettings(model=RegistrationModel(sigma=0.01), mode="iterative", alignment="none")
+    recovered(tmp_path, 1.0, made, settings, 0.5)
 
 
 class Partly:
