@@ -11,8 +11,6 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-NEEDS = ("logits", "feature", "levels")
-
 
 @dataclass(frozen=True)
 class Hints:
@@ -38,7 +36,8 @@ class DistillationTerm(nn.Module, ABC):
 
     Attributes:
         needs: ``"logits"``: one tensor ``(B, C, *S)``, of deep supervision's list the first; ``"feature"``: one tapped
-            tensor; ``"levels"``: a list of tapped tensors, finest first.
+            tensor; ``"levels"``: a list of tapped tensors, finest first; ``"all"``: a list of the logits and then the
+            levels.
     """
 
     needs: ClassVar[str] = "logits"
@@ -57,7 +56,7 @@ class DistillationTerm(nn.Module, ABC):
         """Compare.
 
         Args:
-            student: a float32 tensor, or a list of them where ``needs`` is ``"levels"``.
+            student: a float32 tensor, or a list of them where ``needs`` is ``"levels"`` or ``"all"``.
             teacher: the same, without gradient.
             hints: labels, mask and numbers of samples.
 
@@ -99,13 +98,15 @@ class DistillationTerm(nn.Module, ABC):
             other = [_wide(x).detach() for x in other]
             target, mask, index = (None if x is None else _plain(x).detach() for x in (target, mask, index))
             hints = Hints(target, None if mask is None else mask.to(own[0]), index)
-            return self.compute(own, other, hints) if self.needs == "levels" else self.compute(own[0], other[0], hints)
+            if self.needs in ("levels", "all"):
+                return self.compute(own, other, hints)
+            return self.compute(own[0], other[0], hints)
 
     def _wanted(self, given: Any, name: str) -> list[Tensor]:
         """What was given, as a list of tensors."""
         tensors = list(given) if isinstance(given, (list, tuple)) else [given]
-        is_many = self.needs == "feature" and len(tensors) > 1
-        if not tensors or is_many or not all(isinstance(x, Tensor) and x.ndim >= 2 for x in tensors):
+        is_wrong = (self.needs == "feature" and len(tensors) > 1) or (self.needs == "all" and len(tensors) < 2)
+        if not tensors or is_wrong or not all(isinstance(x, Tensor) and x.ndim >= 2 for x in tensors):
             got = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in tensors]
             raise ValueError(f"{type(self).__name__}: '{name}' must be {_WANTED[self.needs]}, got {got}")
         return tensors
@@ -115,6 +116,7 @@ _WANTED = {
     "logits": "logits (B, C, *S), or a list of them",
     "feature": "one feature map (B, C, *S)",
     "levels": "a list of feature maps (B, C, *S)",
+    "all": "a list of logits and then feature maps (B, C, *S)",
 }
 
 

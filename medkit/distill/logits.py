@@ -54,11 +54,19 @@ def _positive(name: str, **values: float) -> None:
             raise ValueError(f"{name}: '{key}' must be above 0, got {value}")
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² KL(teacher ‖ student) of softmax over axis 1, (B, *S)."""
+def softmax_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² KL(teacher ‖ student) of softmax at temperature T over axis 1, (B, C, *S) to (B, *S); gradient to both."""
     log_p = log_softmax(student / temperature, 1)
     log_q = log_softmax(teacher / temperature, 1)
     return temperature**2 * kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)
+
+
+def sigmoid_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² KL(teacher ‖ student) of each sigmoid at temperature T, elementwise; gradient to both."""
+    own, other = student / temperature, teacher / temperature
+    yes = other.sigmoid() * (logsigmoid(other) - logsigmoid(own))
+    no = (-other).sigmoid() * (logsigmoid(-other) - logsigmoid(-own))
+    return temperature**2 * (yes + no)
 
 
 class LogitKD(DistillationTerm):
@@ -104,7 +112,7 @@ class LogitKD(DistillationTerm):
             classes = class_labels("LogitKD", hints.target, teacher) if known else teacher.argmax(1)
             weights = torch.where(classes == 0, weights, weights * self.foreground_weight)
         student, teacher = _checked(self, student, teacher, self.use_standardized)
-        return weighted_mean(_divergence(student, teacher, self.temperature), weights)
+        return weighted_mean(softmax_divergence(student, teacher, self.temperature), weights)
 
 
 class DKD(DistillationTerm):
@@ -219,7 +227,7 @@ class MLKD(DistillationTerm):
         loss = student.new_zeros(())
         for temperature in self.temperatures:
             p, q = (softmax(x / temperature, 1) for x in (student, teacher))
-            loss = loss + (_divergence(student, teacher, temperature) * samples[:, 0]).mean()
+            loss = loss + (softmax_divergence(student, teacher, temperature) * samples[:, 0]).mean()
             loss = loss + ((p @ p.T - q @ q.T).square() * samples).sum() / n_samples
             loss = loss + ((p.T @ p - q.T @ q).square() * classes).sum() / n_classes
         return loss
@@ -308,7 +316,4 @@ class BernoulliKD(DistillationTerm):
                 got = None if hints.target is None else tuple(hints.target.shape)
                 raise ValueError(f"BernoulliKD: 'target' must be {tuple(student.shape)} for ignore_label, got {got}")
             weights = weights * (hints.target != self.ignore_label)
-        own, other = student / self.temperature, teacher / self.temperature
-        yes = other.sigmoid() * (logsigmoid(other) - logsigmoid(own))
-        no = (-other).sigmoid() * (logsigmoid(-other) - logsigmoid(-own))
-        return self.temperature**2 * weighted_mean(yes + no, weights)
+        return weighted_mean(sigmoid_divergence(student, teacher, self.temperature), weights)

@@ -43,9 +43,9 @@ class WeightedTerm(nn.Module):
     ) -> None:
         super().__init__()
         numbers = (len(student_taps), len(teacher_taps))
-        is_fit = {"logits": numbers == (0, 0), "feature": numbers == (1, 1), "levels": min(numbers) > 0}[term.needs]
+        is_fit = {"logits": numbers == (0, 0), "feature": numbers == (1, 1)}.get(term.needs, min(numbers) > 0)
         if not is_fit:
-            wanted = {"logits": "no taps", "feature": "one tap each", "levels": "taps of the levels"}[term.needs]
+            wanted = {"logits": "no taps", "feature": "one tap each"}.get(term.needs, "taps of the levels")
             raise ValueError(
                 f"WeightedTerm: {type(term).__name__} wants {wanted} of student and teacher, "
                 f"got {list(student_taps)} and {list(teacher_taps)}"
@@ -76,7 +76,9 @@ class WeightedTerm(nn.Module):
                 f"which are not among {list(observation.features)}"
             )
         features = [observation.features[path] for path in taps]
-        return features[0] if self.term.needs == "feature" else features
+        if self.term.needs == "feature":
+            return features[0]
+        return [*_outputs(observation)[:1], *features] if self.term.needs == "all" else features
 
 
 class DistillationSum(nn.Module):
@@ -194,8 +196,7 @@ class DistillationSum(nn.Module):
         """
         named = {"teacher": teachers} if isinstance(teachers, Observation) else dict(teachers)
         self.parts = {}
-        output = student.output if isinstance(student.output, Tensor) else student.output[0]
-        total = torch.zeros((), device=output.device)
+        total = torch.zeros((), device=_outputs(student)[0].device)
         for name, weight in self.weights.items():
             term = self._weighted()[name]
             if weight == 0:
@@ -208,3 +209,8 @@ class DistillationSum(nn.Module):
             self.parts[name] = value.detach()
             total = total + weight * value
         return total
+
+
+def _outputs(observation: Observation) -> list[Tensor]:
+    """Outputs of a network, finest first."""
+    return [observation.output] if isinstance(observation.output, Tensor) else list(observation.output)
