@@ -47,7 +47,7 @@ class AdaptedTerm(DistillationTerm):
         adapter: from the student's map to the teacher's; ``None`` before :meth:`build`.
 
     Raises:
-        ValueError: if ``adapter`` is unknown.
+        ValueError: if ``adapter`` is unknown, or has no such option.
     """
 
     needs: ClassVar[str] = "feature"
@@ -56,6 +56,8 @@ class AdaptedTerm(DistillationTerm):
         super().__init__()
         if isinstance(adapter, str) and adapter not in ADAPTERS:
             raise ValueError(f"{type(self).__name__}: 'adapter' must be a module or one of {ADAPTERS}, got {adapter!r}")
+        if strangers := sorted(set(options) - ({"norm", "use_activation"} if adapter == "conv1" else set())):
+            raise ValueError(f"{type(self).__name__}: options of 'conv1' are norm and use_activation, got {strangers}")
         self._kind, self._options = (adapter, options) if isinstance(adapter, str) else ("", options)
         self.adapter: nn.Module | None = adapter if isinstance(adapter, nn.Module) else None
         if adapter == "none":

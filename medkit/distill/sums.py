@@ -154,7 +154,9 @@ class DistillationSum(nn.Module):
         self.time = state["time"]
 
     def build(self, student_shapes: Shapes, teacher_shapes: Mapping[str, Shapes]) -> None:
-        """Make the layers of all terms from probed shapes; do it before the optimizer gets the parameters.
+        """Make the layers of all terms from probed shapes.
+
+        Do it before the optimizer gets the parameters and before ``to(device)``: the layers are made on the CPU.
 
         Args:
             student_shapes: of the student, from :func:`probe_taps`.

@@ -186,7 +186,7 @@ class UnifiedDistributionKD(DistillationTerm):
         if self.mode == "gaussian":
             values = gaussian_divergence(*gaussians[0], *gaussians[1])
         else:
-            values = self._divergence(*draws, self.temperature)
+            values = self._divergence(draws[0], draws[1], self.temperature)
         return {"distribution": weighted_mean(values, present), "anchor": anchor}
 
     def _divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

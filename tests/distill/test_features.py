@@ -46,6 +46,14 @@ def test_fitnet_adapter_is_trained_and_given_modules_stay():
     assert term.adapter is own
 
 
+@pytest.mark.parametrize("options", [{"bias": True}, {"adapter": "convreg3", "norm": None}])
+def test_unknown_options_of_an_adapter_are_refused_at_once(options):
+    with pytest.raises(ValueError, match="options of 'conv1' are norm and use_activation"):
+        FitNet(**options)
+    with pytest.raises(ValueError, match="'adapter' must be a module or one of"):
+        FitNet("conv2")
+
+
 def test_attention_by_hand():
     maps = [(x.numpy() ** 2).mean(1).reshape(3, -1) for x in (X, Y)]
     own, other = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in maps)
