@@ -78,7 +78,9 @@ def test_sum_is_the_sum_of_weighted_terms():
     second = LogitKD(1)(STUDENT.output, TEACHERS["second"].output)
     hint = loss.terms["hint"].term(STUDENT.features["a"], teacher.features["x"])
     review = loss.terms["review"].term(list(STUDENT.features.values()), list(teacher.features.values()))
-    assert float(total.detach()) == pytest.approx(float(0.5 * kd + 3 * second + hint + 0.5 * review), rel=1e-6)
+    assert float(total.detach()) == pytest.approx(
+        float((0.5 * kd + 3 * second + hint + 0.5 * review).detach()), rel=1e-6
+    )
     assert loss.weights == {"kd": 0.5, "second": 3, "hint": 1, "review": 0.5}
     assert float(loss.parts["kd"]) == float(kd)
     assert not any(part.requires_grad for part in loss.parts.values())
