@@ -1,0 +1,59 @@
+"""Knowledge distillation: taps, adapters, terms of the loss and their weighted sums."""
+
+from medkit.distill.adapters import ConvRegression3, ResizingAdapter, build_adapter
+from medkit.distill.contract import DistillationTerm, Hints
+from medkit.distill.contrast import CRD
+from medkit.distill.distribution import DistributionHead, gaussian_divergence
+from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseKD, FitNet
+from medkit.distill.fusion import AdaptiveFeatureFusion
+from medkit.distill.logits import DIST, DKD, MLKD, BernoulliKD, LogitKD, standardize_logits
+from medkit.distill.paths import unet_stages
+from medkit.distill.refiner import FeatureRefiner
+from medkit.distill.relations import RelationalKD, SimilarityPreserving
+from medkit.distill.review import ReviewKD, hierarchical_context_loss
+from medkit.distill.schedules import ConstantWeight, CosineWeight, LinearWarmup, StopAt, WeightSchedule
+from medkit.distill.sums import DistillationSum, WeightedTerm
+from medkit.distill.supervision import DeepSupervisionKD
+from medkit.distill.taps import FeatureTaps, FrozenTeacher, Observation, probe_taps
+from medkit.distill.unified import UnifiedDistributionKD
+
+__all__ = [
+    "CRD",
+    "DIST",
+    "DKD",
+    "MLKD",
+    "AdaptedTerm",
+    "AdaptiveFeatureFusion",
+    "AttentionTransfer",
+    "BernoulliKD",
+    "ChannelWiseKD",
+    "ConstantWeight",
+    "ConvRegression3",
+    "CosineWeight",
+    "DeepSupervisionKD",
+    "DistillationSum",
+    "DistillationTerm",
+    "DistributionHead",
+    "FeatureRefiner",
+    "FeatureTaps",
+    "FitNet",
+    "FrozenTeacher",
+    "Hints",
+    "LinearWarmup",
+    "LogitKD",
+    "Observation",
+    "RelationalKD",
+    "ResizingAdapter",
+    "ReviewKD",
+    "SimilarityPreserving",
+    "StopAt",
+    "UnifiedDistributionKD",
+    "WeightSchedule",
+    "WeightedTerm",
+    "build_adapter",
+    "gaussian_divergence",
+    "hierarchical_context_loss",
+    "probe_taps",
+    "standardize_logits",
+    "unet_stages",
+]
