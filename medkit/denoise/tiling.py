@@ -39,7 +39,8 @@ class TileInferer(Inferer):
             argument is ``None``, or if the network changes the size of a tile.
 
     Example:
-        >>> TileInferer(tile=8)(torch.rand(1, 1, 20, 33), DnCNN(n_layers=3, channels=4)).shape
+        >>> blur = torch.nn.AvgPool2d(3, 1, padding=1)
+        >>> TileInferer(tile=8, halo=1, grid=1)(torch.rand(1, 1, 20, 33), blur).shape
         torch.Size([1, 1, 20, 33])
     """
 
