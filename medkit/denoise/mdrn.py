@@ -43,7 +43,7 @@ class _Upsample(nn.Module):
         self.conv = _conv(dim, channels, channels * 2**dim, 1)
         icnr_init(self.conv, 2)
         # A bias that differs within a block of 2^d pixels would be the checkerboard that ICNR avoids.
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(self.conv.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         return pixelshuffle(self.conv(x), self.dim, 2)

@@ -168,7 +168,7 @@ def dose_noise(
     """
     if image.ndim != 2:
         raise ValueError(f"dose_noise: 'image' must be one slice (H, W), got {tuple(image.shape)}")
-    shape = sinogram_size(*image.shape, n_views=field.shape[-1])
+    shape = sinogram_size(image.shape[0], image.shape[1], field.shape[-1])
     _check("dose_noise", "dose", dose, field, shape, positive=True)
     for name, value in (("photons", photons), ("pixel_spacing", pixel_spacing)):
         if not value > 0:

@@ -75,13 +75,16 @@ class TileInferer(Inferer):
         halo = [_rounded_up(n, grid) for n in self._rep(self._of(network, "halo", "halo"), len(size), "halo")]
         result: Tensor | None = None
         for start in itertools.product(*(range(0, n, step) for n, step in zip(size, tile, strict=True))):
-            kept, read, inner = [], [], []
+            # Batch and channel in full, then one slice for each axis in space.
+            kept: list[Any] = [...]
+            read: list[Any] = [...]
+            inner: list[Any] = [...]
             for first, n, step, margin in zip(start, size, tile, halo, strict=True):
                 begin, last = max(first - margin, 0), min(first + step, n)
                 kept.append(slice(first, last))
                 read.append(slice(begin, min(first + step + margin, n)))
                 inner.append(slice(first - begin, last - begin))
-            block = inputs[(..., *read)]
+            block = inputs[tuple(read)]
             out = network(block.to(self.device or inputs.device), *args, **kwargs)
             if out.shape[2:] != block.shape[2:]:
                 raise ValueError(
@@ -90,7 +93,7 @@ class TileInferer(Inferer):
                 )
             if result is None:
                 result = out.new_empty((*out.shape[:2], *size), device=inputs.device)
-            result[(..., *kept)] = out[(..., *inner)].to(inputs.device)
+            result[tuple(kept)] = out[tuple(inner)].to(inputs.device)
         if result is None:
             raise ValueError(f"TileInferer: 'inputs' must have at least one pixel, got {tuple(inputs.shape)}")
         return result

@@ -70,6 +70,8 @@ def test_the_quieter_image_has_the_same_noise_with_its_own_sigma():
     )
     n, quiet = out["image"] - out["label"], out["quieter"] - out["label"]
     assert torch.allclose(quiet, n / 2, atol=1e-6)
+    half = SameNoised(noise, ratio=0.5)(out)["quieter"]
+    assert torch.allclose(half, out["quieter"], atol=1e-6)
     assert float(quiet.std()) * 255 == pytest.approx(25, rel=0.01)
 
 
