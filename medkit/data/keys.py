@@ -87,6 +87,22 @@ label          (2 C, *S)                   float32    the same, for the loss
 pred           (D, *S)                     float32    stationary velocity in voxels, channel k along axis k: ``moving``
                                                       warped by its exponential resembles ``fixed``
 =============  ==========================  =========  =================================================================
+
+In denoising, of images ``(C, *S)``, there are, or change:
+
+=============  ==========================  =========  =================================================================
+sigma          ()                          float32    standard deviation of the noise, unit of ``image``; of complex
+                                                      noise that of the real part
+peak           ()                          float32    expected counts where ``image`` is 1
+dose           ()                          float32    share of the full dose
+unit_noise     as the noise needs it       float32    standard normal field that the noise is made from: the same one
+                                                      at another level is the same noise, weaker or stronger
+image          (C[ + 1], *S)               float32    noisy image, then on request a map of ``sigma``
+label          (C, *S)                     float32    clean image, unit of ``image``; without one the noisy image, then
+                                                      what the loss needs: a map of ``sigma``, or the blind spots
+quieter        (C, *S)                     float32    the clean image with the same noise at another level
+pred           (C, *S)                     float32    denoised image, unit of ``image``
+=============  ==========================  =========  =================================================================
 """
 
 CASE = "case"
@@ -124,3 +140,8 @@ SEG_MOVING = "seg_moving"
 SEG_FIXED = "seg_fixed"
 I_MOVING = "i_moving"
 I_FIXED = "i_fixed"
+SIGMA = "sigma"
+PEAK = "peak"
+DOSE = "dose"
+UNIT_NOISE = "unit_noise"
+QUIETER = "quieter"

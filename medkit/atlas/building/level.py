@@ -25,6 +25,7 @@ MAX_BLOCKS = 16
 SMALLEST_START = 0.05  # voxels, of a round's first step: the template has changed since the last one
 FOREGROUND = 0.05  # of intensities from 0 to 1
 LARGEST_RISE = 1.02  # of the energy, by which centring may change the interpolation
+SHARES = (1.0, 0.5, 0.25, 0.125, 0.0)  # of the mean; what it raises the energy by falls with their square
 
 
 def blocks_of(names: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -258,7 +259,7 @@ class Level:
             File of the template, the velocities, and a record: ``energy``, ``share``, ``bias_mm``.
         """
         mean, record = self.mean(f"{phase}-mean", velocities)
-        for share in (1.0, 0.5, 0.0):
+        for share in SHARES:
             centred = Velocities(velocities.folder, velocities.n_axes, mean, share)
             label = f"{phase}-centred-{round(100 * share)}"
             template, after = self.follow(label, centred, previous, n_template_steps)

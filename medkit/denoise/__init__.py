@@ -1,0 +1,56 @@
+"""Denoising: networks, noise of each modality, training without clean images, metrics, tiles."""
+
+from medkit.denoise.dncnn import DnCNN
+from medkit.denoise.estimation import background_sigma, white_noise_sigma
+from medkit.denoise.losses import BlindSpotLoss, SteinLoss
+from medkit.denoise.mdrn import MDRN
+from medkit.denoise.metrics import HounsfieldBias, HounsfieldRMSE, noise_power_spectrum, radial_spectrum
+from medkit.denoise.physics import (
+    count_noise,
+    dose_noise,
+    gaussian_noise,
+    magnitude_noise,
+    poisson_quantile,
+    sinogram_size,
+)
+from medkit.denoise.tiling import TileInferer
+from medkit.denoise.transforms import (
+    AppendNoiseMapd,
+    BlindSpotd,
+    RandCountNoise,
+    RandDoseNoise,
+    RandMagnitudeNoise,
+    RandNoise,
+    RandNoised,
+    RandWhiteNoise,
+    SameNoised,
+)
+
+__all__ = [
+    "MDRN",
+    "AppendNoiseMapd",
+    "BlindSpotLoss",
+    "BlindSpotd",
+    "DnCNN",
+    "HounsfieldBias",
+    "HounsfieldRMSE",
+    "RandCountNoise",
+    "RandDoseNoise",
+    "RandMagnitudeNoise",
+    "RandNoise",
+    "RandNoised",
+    "RandWhiteNoise",
+    "SameNoised",
+    "SteinLoss",
+    "TileInferer",
+    "background_sigma",
+    "count_noise",
+    "dose_noise",
+    "gaussian_noise",
+    "magnitude_noise",
+    "noise_power_spectrum",
+    "poisson_quantile",
+    "radial_spectrum",
+    "sinogram_size",
+    "white_noise_sigma",
+]

@@ -1,0 +1,25 @@
+"""Transforms that make images noisy, say how noisy they are, and hide pixels."""
+
+from medkit.denoise.transforms.blind_spots import BlindSpotd
+from medkit.denoise.transforms.noise import (
+    RandCountNoise,
+    RandDoseNoise,
+    RandMagnitudeNoise,
+    RandNoise,
+    RandNoised,
+    RandWhiteNoise,
+    SameNoised,
+)
+from medkit.denoise.transforms.noise_maps import AppendNoiseMapd
+
+__all__ = [
+    "AppendNoiseMapd",
+    "BlindSpotd",
+    "RandCountNoise",
+    "RandDoseNoise",
+    "RandMagnitudeNoise",
+    "RandNoise",
+    "RandNoised",
+    "RandWhiteNoise",
+    "SameNoised",
+]
