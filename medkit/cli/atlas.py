@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medkit.atlas import AtlasFolder
@@ -42,15 +42,17 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     )
     parts = atlas.add_subparsers(title="commands", metavar="command", required=True)
 
-    def part(name: str, action: Run, text: str) -> argparse.ArgumentParser:
-        made = parts.add_parser(name, help=text, description=text)
+    def part(name: str, action: Run, text: str, **details: Any) -> argparse.ArgumentParser:
+        made = parts.add_parser(name, help=text, description=text, **details)
         made.set_defaults(action=action)
         if name != "build":
             made.add_argument("atlas", help="folder of the atlas")
         return made
 
-    build = part("build", _build(run_bundle), "build an atlas, or go on building it; the bundle hybrid_atlas")
-    build.add_argument("rest", nargs=argparse.REMAINDER, metavar="--option value …", help="of the bundle, see --help")
+    # No word of this parser is an option of its own, not even --help: argparse takes a first --option out of the rest.
+    text = "build an atlas, or go on building it; the bundle hybrid_atlas"
+    build = part("build", _build(run_bundle), text, prefix_chars="\0", add_help=False)
+    build.add_argument("rest", nargs=argparse.REMAINDER)
     add = part("add", _add, "register new scans to a finished template, and label them")
     add.add_argument("images", nargs="+", help="NIfTI files of the atlas's first contrast")
     add.add_argument("--mask", nargs="+", default=None, help="what is kept of each, such as its brain")
