@@ -26,6 +26,7 @@ Build an atlas of a cohort, and use it.
 
 `medkit atlas build --help` lists the options; each of them can be given as in `medkit run hybrid_atlas`.
 """
+N_COMPONENTS = 3  # of shape, where nothing is said
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -69,7 +70,7 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     conditional.add_argument("value", type=float)
     conditional.add_argument("--bandwidth", type=float, required=True, help="standard deviation of the weights")
     shape = part("shape", _shape, "principal components of the subjects' shapes")
-    shape.add_argument("--n_components", type=int, default=3)
+    shape.add_argument("--n_components", type=int, help="default: 3, or one less than subjects where these are fewer")
     register = commands.add_parser("register", help="register two images", description="Register two images.")
     register.set_defaults(action=_register)
     register.add_argument("fixed", help="NIfTI file")
@@ -149,8 +150,9 @@ def _shape(options: argparse.Namespace) -> int:
     atlas = _opened(options)
     from medkit.atlas import write_shape
 
-    write_shape(atlas, options.n_components)
-    _say(f"wrote {atlas.folder / 'shape.csv'}")
+    most = min(N_COMPONENTS, len(atlas.members) - 1)
+    write_shape(atlas, most if options.n_components is None else options.n_components)
+    _say(f"wrote {', '.join(str(atlas.folder / f'shape.{kind}') for kind in ('csv', 'json', 'png'))}")
     return 0
 
 
