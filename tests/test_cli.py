@@ -76,6 +76,12 @@ def test_run_help_shows_the_bundle(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--max_epochs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--images", "brains/*.nii.gz", "-h"], ["inference", "--help"]])
+def test_atlas_build_takes_options_of_the_bundle(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["atlas", "build", *words]) == 0
+    assert "--match_intensities" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

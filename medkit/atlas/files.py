@@ -11,6 +11,7 @@ import torch
 
 from medkit.atlas.affine_registration import register_affine
 from medkit.atlas.frame import Frame, resampled
+from medkit.atlas.misalignment import misaligned
 from medkit.atlas.outputs.measures import likeness
 from medkit.atlas.outputs.panels import Layer, png
 from medkit.atlas.outputs.pictures import draw_layers
@@ -19,7 +20,7 @@ from medkit.atlas.outputs.saved_transforms import read_forward, read_inverse
 from medkit.atlas.priors import RegistrationPrior
 from medkit.atlas.registration import Registration, RegistrationModel, register_pair
 from medkit.atlas.result import AtlasFolder, Member, bring, stripped
-from medkit.atlas.subjects import AtlasSubject
+from medkit.atlas.subjects import SUFFIXES, AtlasSubject
 from medkit.atlas.transform_files import write_affine, write_composite, write_displacement
 from medkit.atlas.volumes import appearance, load_volume, scaled
 from medkit.ops import folding, warp
@@ -92,9 +93,7 @@ def register_files(
     member, image, source = _member("moving", moving, moving_mask)
     matrix = np.eye(4)
     if alignment != "none":
-        found = register_affine(target[0, 0], frame.affine, image[0, 0], source.affine, kind=alignment)
-        matrix = found.matrix
-        logger.info("%s alignment: score %.3f, overlap %.3f", alignment, found.score, found.overlap)
+        matrix = _linear_map(target[0, 0], frame, image[0, 0], source, alignment, str(moving))
     member = Member(member.subject, matrix, member.intensities, member.is_whole)
     aligned, weight = bring(member, (CONTRAST,), frame)
     result = register_pair(target, aligned, frame.grid.spacing, weight, model, factors, n_steps, prior)
@@ -141,7 +140,8 @@ def align_to_template(atlas: AtlasFolder, subject: AtlasSubject, kind: str = "af
         kind: ``"affine"`` or ``"rigid"``.
 
     Returns:
-        ``(4, 4)``, from RAS mm of the template to RAS mm of the subject.
+        ``(4, 4)``, from RAS mm of the template to RAS mm of the subject; if it should not be trusted, a warning
+        is logged.
 
     Raises:
         ValueError: if a file is bad, or the contrast is missing.
@@ -153,7 +153,21 @@ def align_to_template(atlas: AtlasFolder, subject: AtlasSubject, kind: str = "af
     look = appearance(volume, source)
     moving = scaled(volume, look.low, look.high)
     template = atlas.template()[0, 0]
-    return register_affine(template, atlas.frame.affine, moving[0, 0], source.affine, kind=kind).matrix
+    return _linear_map(template, atlas.frame, moving[0, 0], source, kind, subject.name)
+
+
+def _linear_map(
+    fixed: torch.Tensor, frame: Frame, moving: torch.Tensor, source: Frame, kind: str, name: str
+) -> np.ndarray:
+    """Align two images, and say so if the map should not be trusted."""
+    found = register_affine(fixed, frame.affine, moving, source.affine, kind=kind)
+    logger.info("%s alignment: score %.3f, overlap %.3f", kind, found.score, found.overlap)
+    for _, reason in misaligned([found.score], [found.matrix], [found.overlap]):
+        logger.warning(
+            "the alignment of %s failed: %s; look at what is written, or align before and set alignment to 'none'",
+            name, reason,
+        )  # fmt: skip
+    return found.matrix
 
 
 def apply_transformation(
@@ -175,12 +189,14 @@ def apply_transformation(
         mode: ``"linear"``, or ``"nearest"`` for labels.
 
     Raises:
-        ValueError: if there is no such subject, or a file is bad.
+        ValueError: if there is no such subject, a file is bad, or the output is no NIfTI file.
         FileNotFoundError: if a file is not there.
 
     Example:
         >>> apply_transformation(AtlasFolder("my_atlas"), "1001", "activation.nii.gz", "on_template.nii.gz")
     """
+    if not str(output).lower().endswith(SUFFIXES):
+        raise ValueError(f"apply_transformation: 'output' must be a NIfTI file (.nii, .nii.gz), got {output}")
     member, forward = read_forward(atlas, atlas.member(name))
     volume, source = load_volume(image)
     if not inverse:

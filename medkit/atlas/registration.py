@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class RegistrationModel:
         window: of local correlation, voxels along each side, odd.
 
     Raises:
-        ValueError: if the path or the similarity is unknown.
+        ValueError: if the path or the similarity is unknown, or ``sigma`` or ``window`` is out of its range.
 
     Example:
         >>> RegistrationModel(path="lddmm").sigma
@@ -65,7 +66,9 @@ class RegistrationModel:
     window: int = 9
 
     def __post_init__(self) -> None:
-        """Check the path."""
+        """Check what is not checked where it is used, before anything is computed."""
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"RegistrationModel: 'sigma' must be positive, got {self.sigma}")
         if self.path not in MODELS:
             raise ValueError(f"RegistrationModel: 'path' must be one of {', '.join(MODELS)}, got {self.path!r}")
         if self.similarity not in ("ssd", *SIMILARITIES):

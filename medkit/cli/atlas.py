@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medkit.atlas import AtlasFolder
@@ -26,6 +26,7 @@ Build an atlas of a cohort, and use it.
 
 `medkit atlas build --help` lists the options; each of them can be given as in `medkit run hybrid_atlas`.
 """
+N_COMPONENTS = 3  # of shape, where nothing is said
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -42,15 +43,17 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     )
     parts = atlas.add_subparsers(title="commands", metavar="command", required=True)
 
-    def part(name: str, action: Run, text: str) -> argparse.ArgumentParser:
-        made = parts.add_parser(name, help=text, description=text)
+    def part(name: str, action: Run, text: str, **details: Any) -> argparse.ArgumentParser:
+        made = parts.add_parser(name, help=text, description=text, **details)
         made.set_defaults(action=action)
         if name != "build":
             made.add_argument("atlas", help="folder of the atlas")
         return made
 
-    build = part("build", _build(run_bundle), "build an atlas, or go on building it; the bundle hybrid_atlas")
-    build.add_argument("rest", nargs=argparse.REMAINDER, metavar="--option value …", help="of the bundle, see --help")
+    # No word of this parser is an option of its own, not even --help: argparse takes a first --option out of the rest.
+    text = "build an atlas, or go on building it; the bundle hybrid_atlas"
+    build = part("build", _build(run_bundle), text, prefix_chars="\0", add_help=False)
+    build.add_argument("rest", nargs=argparse.REMAINDER)
     add = part("add", _add, "register new scans to a finished template, and label them")
     add.add_argument("images", nargs="+", help="NIfTI files of the atlas's first contrast")
     add.add_argument("--mask", nargs="+", default=None, help="what is kept of each, such as its brain")
@@ -67,7 +70,7 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     conditional.add_argument("value", type=float)
     conditional.add_argument("--bandwidth", type=float, required=True, help="standard deviation of the weights")
     shape = part("shape", _shape, "principal components of the subjects' shapes")
-    shape.add_argument("--n_components", type=int, default=3)
+    shape.add_argument("--n_components", type=int, help="default: 3, or one less than subjects where these are fewer")
     register = commands.add_parser("register", help="register two images", description="Register two images.")
     register.set_defaults(action=_register)
     register.add_argument("fixed", help="NIfTI file")
@@ -147,8 +150,9 @@ def _shape(options: argparse.Namespace) -> int:
     atlas = _opened(options)
     from medkit.atlas import write_shape
 
-    write_shape(atlas, options.n_components)
-    _say(f"wrote {atlas.folder / 'shape.csv'}")
+    most = min(N_COMPONENTS, len(atlas.members) - 1)
+    write_shape(atlas, most if options.n_components is None else options.n_components)
+    _say(f"wrote {', '.join(str(atlas.folder / f'shape.{kind}') for kind in ('csv', 'json', 'png'))}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -270,6 +271,19 @@ def test_a_mirror_twice_is_none():
 def test_wrong_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         AtlasSettings(**change)
+
+
+def test_steps_of_the_template_follow_the_levels():
+    for factors, expected in (((1,), (2,)), ((2, 1), (1, 2)), ((4, 2, 1), (0, 1, 2)), ((8, 4, 2, 1), (0, 0, 1, 2))):
+        n = (1,) * len(factors)
+        assert AtlasSettings(factors=factors, n_rounds=n, n_steps=n).n_template_steps == expected
+
+
+@pytest.mark.parametrize("spacing", [0, -1.0, math.nan])
+def test_a_spacing_that_is_none_is_refused_before_anything_is_written(spacing, brains, tmp_path):
+    with pytest.raises(ValueError, match="'spacing' must be a positive number of mm"):
+        HybridAtlas(tmp_path / "atlas", spacing=spacing).build(list_subjects(brains))
+    assert not (tmp_path / "atlas").exists()
 
 
 def test_subjects_of_other_scanners_come_into_one_frame(tmp_path):

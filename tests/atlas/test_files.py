@@ -58,6 +58,16 @@ def test_the_command_registers_and_refuses(pair, tmp_path, capsys):
         register_files(pair / "none.nii", names[1], tmp_path)
 
 
+def test_an_alignment_that_failed_is_told(pair, tmp_path, caplog):
+    image = nibabel.load(pair / "fixed.nii")
+    noise = np.random.default_rng(0).random(image.shape, dtype=np.float32)
+    nibabel.save(nibabel.Nifti1Image(noise, image.affine), tmp_path / "noise.nii")
+    for name, told in ((pair / "moving.nii", 0), (tmp_path / "noise.nii", 1)):
+        caplog.clear()
+        register_files(pair / "fixed.nii", name, tmp_path / "out", factors=(1,), n_steps=(0,))
+        assert caplog.text.count(f"the alignment of {name} failed: ") == told
+
+
 def test_the_bundle_registers_as_the_function_does(pair, tmp_path):
     names = {"fixed": str(pair / "fixed.nii"), "moving": str(pair / "moving.nii")}
     words = ["--factors", "[1]", "--n_steps", "[3]", "--alignment", "none", "--device", "cpu"]
@@ -93,5 +103,7 @@ def test_an_image_comes_to_the_template_and_back(tmp_path):
         Frame(tuple(first.shape), nibabel.load(image).affine)
     )
     assert correlation(back, first) > 0.98
+    with pytest.raises(ValueError, match="'output' must be a NIfTI file"):
+        apply_transformation(atlas, member.name, image, tmp_path / "x.png")
     with pytest.raises(ValueError, match="there is no subject 'nobody'"):
         apply_transformation(atlas, "nobody", image, tmp_path / "x.nii.gz")

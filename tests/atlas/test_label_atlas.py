@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from medkit.atlas import finish_atlas
+from medkit.atlas.building.jobs import Jobs
 from medkit.atlas.outputs import (
     propagate_labels,
     read_probabilities,
@@ -139,6 +141,21 @@ def test_wrong_labels_are_refused(tmp_path, atlas):
         propagate_labels(atlas, atlas.members[0], atlas.frame, mode="best")
     with pytest.raises(ValueError, match="must be of one shape"):
         dice_scores(np.zeros(3), np.zeros(4))
+
+
+def test_labels_of_each_subject_are_a_piece_of_work(tmp_path):
+    made = small_atlas(tmp_path / "atlas", (24, 24, 24), n=2)
+    finish_atlas(made.folder, jobs=Jobs(tmp_path / "work"))
+    whole = json.loads((made.folder / "metrics.json").read_text())
+    names = [member.name for member in made.members]
+    paths = [made.folder / "subjects" / f"{name}_labels.nii.gz" for name in names]
+    for path in paths:
+        path.unlink()
+    for piece in ("outputs-report/result", f"outputs-subject-labels/{names[1]}"):  # as if it was killed in the second
+        (tmp_path / "work" / f"{piece}.json").unlink()
+    finish_atlas(made.folder, jobs=Jobs(tmp_path / "work"))
+    assert [path.exists() for path in paths] == [False, True]
+    assert json.loads((made.folder / "metrics.json").read_text()) == whole
 
 
 def test_without_labels_nothing_is_written(tmp_path):

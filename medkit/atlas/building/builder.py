@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ class HybridAtlas:
         jacobian_smoothing: of the maps of the Jacobian, standard deviation of a Gaussian, mm.
 
     Raises:
-        ValueError: if the mode needs a prior and there is none.
+        ValueError: if the mode needs a prior and there is none, or the spacing is not positive.
 
     Example:
         >>> HybridAtlas("my_atlas").build(list_subjects("brains/*.nii.gz"))
@@ -97,6 +98,8 @@ class HybridAtlas:
             raise ValueError(
                 f"HybridAtlas: the mode {self.settings.mode!r} needs a 'prior'; without one take 'iterative'"
             )
+        if spacing is not None and not 0 < spacing < math.inf:
+            raise ValueError(f"HybridAtlas: 'spacing' must be a positive number of mm, got {spacing}")
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
         self.initial = None if initial is None else str(initial)  # of a command line, 1001 comes as a number

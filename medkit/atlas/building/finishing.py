@@ -61,16 +61,19 @@ def finish_atlas(
         recompute_template(atlas)
         return {}
 
-    def labels() -> Record:
-        dice = write_subject_labels(atlas) if write_label_atlas(atlas) else {}
-        return {name: {str(label): value for label, value in each.items()} for name, each in dice.items()}
+    def subject_labels(name: str) -> Record:
+        dice = write_subject_labels(atlas, [atlas.member(name)])
+        return {"dice": {str(label): value for label, value in dice.get(name, {}).items()}}
 
-    jobs.each("outputs-transforms", [member.name for member in atlas.members], transforms)
+    names = [member.name for member in atlas.members]
+    jobs.each("outputs-transforms", names, transforms)
     jobs.once("outputs-template", template)
-    dice = jobs.once("outputs-labels", labels)
+    labels = jobs.once("outputs-labels", lambda: {"labels": write_label_atlas(atlas)})["labels"]
+    records = jobs.each("outputs-subject-labels", names if labels else [], subject_labels)
 
     def measures() -> Record:
-        write_measures(atlas, {name: {int(k): float(v) for k, v in each.items()} for name, each in dice.items()})
+        dice = {name: {int(k): float(v) for k, v in each["dice"].items()} for name, each in records.items()}
+        write_measures(atlas, {name: each for name, each in dice.items() if each})
         write_report(atlas)
         return {}
 

@@ -34,7 +34,8 @@ class AtlasSettings:
         factors: how much coarser each level of the pyramid is, falling to 1.
         n_rounds: rounds of each level at most: every subject once, then the template.
         n_steps: gradient steps of a subject in a round, for each level; ``None``: those of the mode.
-        n_template_steps: majorise-minimise steps of the template in each round, for each level.
+        n_template_steps: majorise-minimise steps of the template in each round, for each level; empty: 2 at the
+            finest, one less at each coarser one.
         n_final_steps: the same, of the final template.
         symmetric: whether the template is its own left-right mirror image.
         alignment: what goes before: ``"affine"``, ``"rigid"``, or ``"none"`` for subjects that are aligned already.
@@ -60,7 +61,7 @@ class AtlasSettings:
     factors: tuple[float, ...] = (4, 2, 1)
     n_rounds: tuple[int, ...] = (4, 3, 3)
     n_steps: tuple[int, ...] | None = None
-    n_template_steps: tuple[int, ...] = (0, 1, 2)
+    n_template_steps: tuple[int, ...] = ()
     n_final_steps: int = 3
     symmetric: bool = False
     alignment: str = "affine"
@@ -82,6 +83,9 @@ class AtlasSettings:
                 f"{', '.join(ALIGNMENTS)}, got {self.mode!r} and {self.alignment!r}"
             )
         factors = list(self.factors)
+        if not self.n_template_steps:
+            steps = tuple(max(0, 2 - coarser) for coarser in reversed(range(len(factors))))
+            object.__setattr__(self, "n_template_steps", steps)
         if not factors or factors != sorted(factors, reverse=True) or factors[-1] != 1:
             raise ValueError(f"AtlasSettings: 'factors' must fall to 1, got {factors}")
         for name in ("n_rounds", "n_template_steps") + (() if self.n_steps is None else ("n_steps",)):

@@ -105,7 +105,7 @@ def draw_energies(trace: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not known:
         return None
     figure = new_figure(7, 2.8)
-    axis = figure.add_axes((0.11, 0.18, 0.86, 0.78))
+    axis = figure.add_axes((0.11, 0.18, 0.86, 0.72))
     axis.set_facecolor(PAPER)
     energies = [energy for energy, _ in known]
     axis.plot(range(1, len(known) + 1), energies, "o-", color="#4dd0e1", markersize=3, linewidth=1.2)
@@ -114,9 +114,10 @@ def draw_energies(trace: Sequence[Mapping[str, Any]]) -> Figure | None:
             axis.axvline(k + 0.5, color=INK, linewidth=0.6, linestyle=":")
     if min(energies) > 0 and max(energies) > 20 * min(energies):
         axis.set_yscale("log")
-    axis.set_xlabel("round", color=INK, fontsize=8)
+    axis.set_xlabel("step, of the template and the subjects in turn", color=INK, fontsize=8)
     axis.set_ylabel("energy", color=INK, fontsize=8)
     axis.tick_params(colors=INK, labelsize=7, which="both")
+    axis.yaxis.get_offset_text().set_fontsize(7)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for name, side in axis.spines.items():
         side.set_color(INK)
