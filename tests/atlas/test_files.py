@@ -1,6 +1,7 @@
 """Files in, files out: two images registered, and images brought through a subject's transformations and back."""
 
 import json
+import logging
 
 import nibabel
 import numpy as np
@@ -68,6 +69,17 @@ def test_an_alignment_that_failed_is_told(pair, tmp_path, caplog):
         assert caplog.text.count(f"the alignment of {name} failed: ") == told
 
 
+@pytest.fixture
+def kept_logging():
+    """A bundle that runs in this process sets up logging; what comes after wants it as it was."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("kept_logging")
 def test_the_bundle_registers_as_the_function_does(pair, tmp_path):
     names = {"fixed": str(pair / "fixed.nii"), "moving": str(pair / "moving.nii")}
     words = ["--factors", "[1]", "--n_steps", "[3]", "--alignment", "none", "--device", "cpu"]
