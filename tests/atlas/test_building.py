@@ -7,6 +7,7 @@ import logging
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -238,6 +239,21 @@ def test_a_bad_file_ends_the_run_by_its_name(brains, tmp_path):
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "bad" / "s1.nii")
     with pytest.raises(ValueError, match=r"the subject 's1' cannot be used: .* must hold finite numbers"):
         HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL), report=False).build(list_subjects(tmp_path / "bad"))
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "message"), [(1000.0, 1, "lie outside the image"), (0.0, 0.5, "must hold whole numbers")]
+)
+def test_bad_labels_end_the_run_before_it_begins(shift, scale, message, brains, tmp_path):
+    subjects = list_subjects(brains)
+    affine = nibabel.load(next(iter(subjects[0].images.values()))).affine.copy()
+    affine[0, 3] += shift
+    labels = np.zeros(SIZE, np.float32)
+    labels[8:12, 8:12, 8:12] = scale
+    nibabel.save(nibabel.Nifti1Image(labels, affine), tmp_path / "labels.nii")
+    subjects[0] = replace(subjects[0], labels=str(tmp_path / "labels.nii"))
+    with pytest.raises(ValueError, match=f"the subject '{subjects[0].name}' cannot be used: .*{message}"):
+        HybridAtlas(tmp_path / "atlas", AtlasSettings(**SMALL), report=False).build(subjects)
 
 
 def test_blocks_are_few_and_keep_the_order():

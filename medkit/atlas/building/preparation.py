@@ -18,6 +18,7 @@ from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import load, store
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.misalignment import misaligned
+from medkit.atlas.outputs.label_maps import load_labels
 from medkit.atlas.result import Member, bring, stripped
 from medkit.atlas.subjects import AtlasSubject
 from medkit.atlas.volumes import Appearance, appearance, load_volume, scaled
@@ -101,6 +102,8 @@ class Preparation:
                         weight = resampled(values, grid, source, mode="nearest", padding="zeros")
                     seen = appearance(volume, source, weight)
                     found[contrast] = {**asdict(seen), "spacing": source.grid.spacing}
+                if subject.labels is not None:
+                    _check_labels(subject.labels, source)
                 return found
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"HybridAtlas: the subject {name!r} cannot be used: {error}") from error
@@ -263,6 +266,18 @@ class Preparation:
             return {}
 
         self.jobs.each("images", list(members), work)
+
+
+def _check_labels(path: str, image: Frame) -> None:
+    """Refuse labels of which none lies on the image of their subject; a map of background alone is one."""
+    labels, grid = load_labels(path)
+    seen = np.argwhere(labels > 0)
+    if not len(seen):
+        return
+    whole = np.linalg.inv(image.affine) @ grid.affine
+    indices = seen @ whole[:3, :3].T + whole[:3, 3]
+    if not ((indices > -0.5) & (indices < np.array(image.size) - 0.5)).all(1).any():
+        raise ValueError(f"all labels of {path} lie outside the image; both must be in one space, in mm")
 
 
 def _middle(looks: Mapping[str, Appearance]) -> np.ndarray:
