@@ -28,7 +28,8 @@ class SoKD(DistillationTerm):
     :meth:`parameters`, so that a student's optimizer never gets them, but its state is part of the state dict. Step it
     on other batches than the student's, for some epochs, then :meth:`freeze` it.
 
-    The student's first areas are noise, so let the whole term warm up: ``WeightedTerm(SoKD(), LinearWarmup(1.0, 5), ...)``.
+    The student's first areas are noise, so let the whole term warm up:
+    ``WeightedTerm(SoKD(), LinearWarmup(1.0, 5), ...)``.
 
     Source: Shen et al. 2024, arXiv 2409.18785.
 

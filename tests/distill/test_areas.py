@@ -150,7 +150,7 @@ def test_saliency_keeps_the_detector_from_a_constant():
         optimizer = torch.optim.Adam(areas.parameters(), 0.02)
         for step in range(60):
             optimizer.zero_grad()
-            proposal = areas(x + 0.3 * normal(*x.shape, seed=step), x)
+            proposal = areas(x + 0.1 * normal(*x.shape, seed=step), x)
             (proposal.consistency + proposal.saliency).backward()
             optimizer.step()
         with torch.no_grad():
@@ -161,8 +161,8 @@ def test_saliency_keeps_the_detector_from_a_constant():
             assert bool(areas(x, x).mask[:, 0, 2, 5].all())
         else:
             assert float(proposal.saliency) == 0
-    assert contrast["teacher_saliency"] > 0.6
-    assert contrast["teacher_saliency"] > 2 * contrast["none"]
+    assert contrast["teacher_saliency"] > 0.25
+    assert contrast["teacher_saliency"] > 10 * contrast["none"]
 
 
 def test_flat_and_huge_maps_stay_finite():
@@ -176,7 +176,7 @@ def test_flat_and_huge_maps_stay_finite():
 def test_first_boxes_have_the_size_that_was_asked_for():
     for side in (0.5, 6.0, 40.0):
         size = detector(2, first_size=side).maps(torch.zeros(1, 4, 8, 8)).size
-        assert float(size.mean()) == pytest.approx(side, abs=0.6)
+        assert float(size.detach().mean()) == pytest.approx(side, abs=0.6)
 
 
 def test_errors():
