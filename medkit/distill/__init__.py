@@ -1,17 +1,20 @@
 """Knowledge distillation: taps, adapters, terms of the loss and their weighted sums."""
 
 from medkit.distill.adapters import ConvRegression3, ResizingAdapter, build_adapter
+from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_masks, peak_boxes
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
 from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseKD, FitNet
 from medkit.distill.fusion import AdaptiveFeatureFusion
+from medkit.distill.hmds import HMDS
 from medkit.distill.logits import DIST, DKD, MLKD, BernoulliKD, LogitKD, standardize_logits
 from medkit.distill.paths import unet_stages
 from medkit.distill.refiner import FeatureRefiner
 from medkit.distill.relations import RelationalKD, SimilarityPreserving
 from medkit.distill.review import ReviewKD, hierarchical_context_loss
 from medkit.distill.schedules import ConstantWeight, CosineWeight, LinearWarmup, StopAt, WeightSchedule
+from medkit.distill.sokd import SoKD
 from medkit.distill.sums import DistillationSum, WeightedTerm
 from medkit.distill.supervision import DeepSupervisionKD
 from medkit.distill.taps import FeatureTaps, FrozenTeacher, Observation, probe_taps
@@ -21,9 +24,12 @@ __all__ = [
     "CRD",
     "DIST",
     "DKD",
+    "HMDS",
     "MLKD",
     "AdaptedTerm",
     "AdaptiveFeatureFusion",
+    "AreaMaps",
+    "AreaProposal",
     "AttentionTransfer",
     "BernoulliKD",
     "ChannelWiseKD",
@@ -33,6 +39,7 @@ __all__ = [
     "DeepSupervisionKD",
     "DistillationSum",
     "DistillationTerm",
+    "DistinctiveArea",
     "DistributionHead",
     "FeatureRefiner",
     "FeatureTaps",
@@ -46,13 +53,16 @@ __all__ = [
     "ResizingAdapter",
     "ReviewKD",
     "SimilarityPreserving",
+    "SoKD",
     "StopAt",
     "UnifiedDistributionKD",
     "WeightSchedule",
     "WeightedTerm",
+    "box_masks",
     "build_adapter",
     "gaussian_divergence",
     "hierarchical_context_loss",
+    "peak_boxes",
     "probe_taps",
     "standardize_logits",
     "unet_stages",

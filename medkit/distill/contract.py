@@ -94,8 +94,8 @@ class DistillationTerm(nn.Module, ABC):
                 f"got {own[0].shape[0]} and {other[0].shape[0]} samples"
             )
         with torch.autocast(own[0].device.type, enabled=False):
-            own = [_wide(x) for x in own]
-            other = [_wide(x).detach() for x in other]
+            own = [widened(x) for x in own]
+            other = [widened(x).detach() for x in other]
             target, mask, index = (None if x is None else _plain(x).detach() for x in (target, mask, index))
             hints = Hints(target, None if mask is None else mask.to(own[0]), index)
             if self.needs in ("levels", "all"):
@@ -124,7 +124,8 @@ def _plain(x: Tensor) -> Tensor:
     return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 
-def _wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
+    """A plain tensor of float32; float64 stays."""
     x = _plain(x)
     return x if x.dtype == torch.float64 else x.float()
 

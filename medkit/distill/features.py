@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -78,6 +79,23 @@ class AdaptedTerm(DistillationTerm):
             raise ValueError(f"{type(self).__name__}: call build with the shapes of probe_taps first")
         return self.adapter(student)
 
+    def compute(self, student: Tensor, teacher: Tensor, hints: Hints) -> Tensor:
+        """Adapt the student's map and compare."""
+        return self.compare(self.adapt(student), teacher, hints)
+
+    @abstractmethod
+    def compare(self, adapted: Tensor, teacher: Tensor, hints: Hints) -> Tensor:
+        """Compare maps of one shape.
+
+        Args:
+            adapted: of the student, through the adapter, ``(B, C, *S)``.
+            teacher: the same shape.
+            hints: see :class:`Hints`.
+
+        Returns:
+            Scalar.
+        """
+
 
 class FitNet(AdaptedTerm):
     r"""Mean squared difference of the adapted student's and the teacher's feature map.
@@ -97,12 +115,11 @@ class FitNet(AdaptedTerm):
         torch.Size([])
     """
 
-    def compute(self, student: Tensor, teacher: Tensor, hints: Hints) -> Tensor:
+    def compare(self, adapted: Tensor, teacher: Tensor, hints: Hints) -> Tensor:
         """Compare maps ``(B, C, *S)``."""
-        student = self.adapt(student)
-        check_same_shape("FitNet", student, teacher)
+        check_same_shape("FitNet", adapted, teacher)
         mask = mask_on(hints.mask, teacher)
-        total = ((student - teacher).square() * mask).sum()
+        total = ((adapted - teacher).square() * mask).sum()
         return total / (teacher.shape[1] * or_one(mask.sum()))
 
 
@@ -176,16 +193,15 @@ class ChannelWiseKD(AdaptedTerm):
             raise ValueError(f"ChannelWiseKD: 'temperature' must be above 0, got {temperature}")
         self.temperature = float(temperature)
 
-    def compute(self, student: Tensor, teacher: Tensor, hints: Hints) -> Tensor:
+    def compare(self, adapted: Tensor, teacher: Tensor, hints: Hints) -> Tensor:
         """Compare maps ``(B, C, *S)``."""
-        student = self.adapt(student)
-        check_same_shape("ChannelWiseKD", student, teacher)
-        if student.ndim < 3:
-            raise ValueError(f"ChannelWiseKD: maps must be (B, C, *S), got {tuple(student.shape)}")
+        check_same_shape("ChannelWiseKD", adapted, teacher)
+        if adapted.ndim < 3:
+            raise ValueError(f"ChannelWiseKD: maps must be (B, C, *S), got {tuple(adapted.shape)}")
         is_out = (mask_on(hints.mask, teacher) <= 0).flatten(2)
         # Half the largest number: its difference to anything stays finite, and its probability is 0.
         floor = torch.finfo(teacher.dtype).min / 2
         log_p, log_q = (
-            log_softmax((x.flatten(2) / self.temperature).masked_fill(is_out, floor), 2) for x in (student, teacher)
+            log_softmax((x.flatten(2) / self.temperature).masked_fill(is_out, floor), 2) for x in (adapted, teacher)
         )
         return self.temperature**2 * kl_div(log_p, log_q, reduction="none", log_target=True).sum(2).mean()
