@@ -1,5 +1,7 @@
 """Denoising: networks, noise of each modality, training without clean images, metrics, tiles."""
 
+from medkit.denoise.dicom_series import DicomSeries, read_dicom_series
+from medkit.denoise.dicom_writing import write_dicom_series
 from medkit.denoise.dncnn import DnCNN
 from medkit.denoise.estimation import background_sigma, white_noise_sigma
 from medkit.denoise.losses import BlindSpotLoss, SteinLoss
@@ -31,6 +33,7 @@ __all__ = [
     "AppendNoiseMapd",
     "BlindSpotLoss",
     "BlindSpotd",
+    "DicomSeries",
     "DnCNN",
     "HounsfieldBias",
     "HounsfieldRMSE",
@@ -51,6 +54,8 @@ __all__ = [
     "noise_power_spectrum",
     "poisson_quantile",
     "radial_spectrum",
+    "read_dicom_series",
     "sinogram_size",
     "white_noise_sigma",
+    "write_dicom_series",
 ]
