@@ -325,6 +325,18 @@ def test_subjects_of_other_scanners_come_into_one_frame(tmp_path):
     )
 
 
+def test_who_does_not_fit_is_not_what_others_are_judged_by():
+    def record(score, overlap=0.9, stretch=1.0):
+        return {"score": score, "overlap": overlap, "matrix": np.diag([stretch, 1, 1, 1]).tolist()}
+
+    good = record(0.1)
+    assert preparation._trusted([good, record(0.001), good, good]) == [0, 2, 3]
+    assert preparation._trusted([good, good, record(0.1, stretch=1.9), good]) == [0, 1, 3]
+    assert preparation._trusted([good, record(0.1, overlap=0.5)]) == [0, 1]  # one alone makes no mean
+    # Where hardly any fits the first one, it is the one that is unlike the others.
+    assert preparation._trusted([record(1.0), *[record(0.001)] * 3]) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("n_rounds", [1, 2])
 def test_a_subject_that_cannot_be_aligned_is_drawn_and_named(n_rounds, tmp_path, monkeypatch, caplog):
     _, images, _ = cohort((24, 28, 24), 4, amplitude=0.8, width=4.0)

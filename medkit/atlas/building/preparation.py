@@ -165,7 +165,10 @@ class Preparation:
         return sorted(sizes, key=lambda name: (sizes[name], name))[len(sizes) // 2]
 
     def _aligned(self, looks: Mapping[str, Mapping[str, Appearance]], frame: Frame) -> dict[str, np.ndarray]:
-        """Register all subjects to their mean in some rounds, and take the mean of the maps out in each."""
+        """Register all subjects to their mean in some rounds, and take the mean of the maps out in each.
+
+        Who does not fit at the end of a round is in neither mean: noise would be part of what the others are judged by.
+        """
         scan = self.contrasts[0]
         lacking = [name for name, subject in self.subjects.items() if scan not in subject.images]
         if lacking:
@@ -204,10 +207,12 @@ class Preparation:
             records = self.jobs.each(phase, names, work, lambda record: f"score {record['score']:.3f}")
             # Scanners have origins of their own: shifts are averaged from the middle of each head, not from there.
             maps = np.stack([np.linalg.inv(homes[name]) @ np.array(records[name]["matrix"]) for name in names])
-            centred, _ = without_mean(torch.from_numpy(maps), torch.from_numpy(frame.centre))
-            matrices = {name: homes[name] @ matrix.numpy() for name, matrix in zip(names, centred, strict=True)}
+            trusted = _trusted([records[name] for name in names])
+            _, mean = without_mean(torch.from_numpy(maps[trusted]), torch.from_numpy(frame.centre))
+            centred = maps @ np.linalg.inv(mean.numpy())
+            matrices = {name: homes[name] @ matrix for name, matrix in zip(names, centred, strict=True)}
             if k + 1 < self.settings.n_alignment_rounds:
-                self._mean(f"{phase}-mean", image_of, matrices, grid)
+                self._mean(f"{phase}-mean", image_of, {names[i]: matrices[names[i]] for i in trusted}, grid)
         scores, overlaps = ([float(records[name][key]) for name in names] for key in ("score", "overlap"))
         bad = misaligned(scores, [matrices[name] for name in names], overlaps)
         failed = {names[i]: reason for i, reason in bad}
@@ -266,6 +271,14 @@ class Preparation:
             return {}
 
         self.jobs.each("images", list(members), work)
+
+
+def _trusted(records: Sequence[Record]) -> list[int]:
+    """Return which subjects fit so far; all, if hardly any does: it is the first one then that is unlike the others."""
+    scores, overlaps, maps = ([record[key] for record in records] for key in ("score", "overlap", "matrix"))
+    named = {i for i, _ in misaligned(scores, maps, overlaps)}
+    fitting = [i for i in range(len(records)) if i not in named]
+    return fitting if len(fitting) > max(1, len(records) // 2) else list(range(len(records)))
 
 
 def _check_labels(path: str, image: Frame) -> None:
