@@ -99,7 +99,7 @@ def _step(
         return normal * float(thickness)
     steps = np.diff(positions, axis=0)
     distances = steps @ normal
-    for i_slice in np.flatnonzero(distances < 1e-3 * width):
+    for i_slice in np.flatnonzero(distances < 1e-3 * width).tolist():
         is_copy = headers[i_slice].SOPInstanceUID == headers[i_slice + 1].SOPInstanceUID
         raise ValueError(
             f"{name}: {paths[i_slice].name} and {paths[i_slice + 1].name} are "
