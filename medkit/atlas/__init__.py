@@ -35,9 +35,9 @@ from medkit.atlas.outputs import (
     write_subject_labels,
     write_transforms,
 )
+from medkit.atlas.prior_spec import PriorSpec
 from medkit.atlas.priors import (
     IdentityPrior,
-    PriorSpec,
     RegistrationPrior,
     make_prior,
     predict_velocity,

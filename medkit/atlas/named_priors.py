@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from medkit.atlas.networks import AffineNetworkPrior, AnyPath, NetworkPrior, load_weights
-from medkit.atlas.priors import Kind, register_prior
+from medkit.atlas.prior_spec import Kind
+from medkit.atlas.priors import register_prior
 from medkit.atlas.smoothing import SmoothedVelocity
 
 # Small ones: of each network the class, and its options unless others are given.
@@ -67,6 +68,7 @@ def registration_network_prior(
     smoothed: bool = True,
     factor: int = 2,
     native_spacing: float | None = None,
+    trained_shape: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> NetworkPrior:
@@ -82,6 +84,8 @@ def registration_network_prior(
         factor: of it.
         native_spacing: mm between voxels that the weights were trained at, 4 those of medkit; ``None``: images of any
             spacing are shown as they are.
+        trained_shape: size of the images that the weights were trained on, (48, 64, 48) those of medkit; see
+            :class:`PriorSpec`.
         device: where the network runs.
         options: of MONAI's class.
 
@@ -101,7 +105,7 @@ def registration_network_prior(
         network, divisor = SmoothedVelocity(network, spatial_dims, image_channels, factor=factor), divisor * factor
     return NetworkPrior(
         network, kind, spatial_dims, image_channels, divisor,
-        native_spacing=native_spacing, weights=weights, device=device,
+        native_spacing=native_spacing, trained_shape=trained_shape, weights=weights, device=device,
     )  # fmt: skip
 
 

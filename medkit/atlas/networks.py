@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medkit.atlas.priors import Kind, PriorSpec, register_prior
+from medkit.atlas.prior_spec import Kind, PriorSpec
+from medkit.atlas.priors import register_prior
 
 AnyPath = str | os.PathLike[str]
 
@@ -73,6 +74,8 @@ class NetworkPrior:
         divisor: sizes must be multiples of it; 32 suits MONAI's networks with five levels, as ``SwinUNETR``.
         native_shape: the one size that the network takes, as of ``UNETR``; ``None``: any.
         native_spacing: mm between voxels that the network was trained at; ``None``: any.
+        trained_shape: size of the images that it was trained on, see :class:`PriorSpec`; ``None``: images are shown
+            whole.
         max_batch: subjects at once at most.
         antisymmetric: see :class:`PriorSpec`; not for ``"ddf"``, and not twice around a
             :class:`SmoothedVelocity` that does it.
@@ -99,6 +102,7 @@ class NetworkPrior:
         divisor: int | Sequence[int] = 32,
         native_shape: Sequence[int] | None = None,
         native_spacing: float | None = None,
+        trained_shape: Sequence[int] | None = None,
         max_batch: int = 1,
         antisymmetric: bool = True,
         weights: AnyPath | None = None,
@@ -113,6 +117,7 @@ class NetworkPrior:
             divisor if isinstance(divisor, int) else tuple(divisor),
             None if native_shape is None else tuple(native_shape),
             native_spacing,
+            None if trained_shape is None else tuple(trained_shape),
             max_batch,
             antisymmetric and kind != "ddf" and not getattr(network, "antisymmetric", False),
         )

@@ -4,86 +4,24 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medkit.atlas.linear_velocity import velocity_of_affine
 from medkit.atlas.metric import SobolevMetric
-from medkit.atlas.pyramid import downsampled
+from medkit.atlas.prior_grids import fitted_images
+from medkit.atlas.prior_spec import PriorSpec
 from medkit.ops import logarithm, resize_field
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["svf", "ddf", "momentum", "affine"]
-KINDS = ("svf", "ddf", "momentum", "affine")
 # A prediction that moves a point further than the whole grid is no prediction.
 MAX_GRID_SHARE = 1.0
 # What foreign code raises when it fails on its input; the build goes on without it.
 FAILURES = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class PriorSpec:
-    """What a prior needs and gives.
-
-    Args:
-        kind: what it predicts: ``"svf"``, a stationary velocity; ``"ddf"``, a displacement; ``"momentum"``, to be
-            smoothed into a velocity; ``"affine"``, a matrix.
-        spatial_dims: 2 or 3.
-        in_channels: channels of each image.
-        divisor: sizes must be multiples of it; images are padded with their background and cropped back.
-        native_shape: the one size that it takes; images and velocities are resampled. ``None``: any.
-        native_spacing: mm between voxels that it was trained at, along every axis; images are brought to it first.
-            ``None``: any.
-        max_batch: subjects at once at most.
-        antisymmetric: predict half the difference of both directions, so that equal images stay where they are and
-            exchanging the images inverts the map. Not for ``"affine"`` and ``"ddf"``.
-        needs_names: whether ``predict`` takes the subjects' names, as what reads files does.
-
-    Raises:
-        ValueError: if a value is out of its range.
-
-    Example:
-        >>> PriorSpec("svf", spatial_dims=3).divisor
-        16
-    """
-
-    kind: Kind
-    spatial_dims: int
-    in_channels: int = 1
-    divisor: int | tuple[int, ...] = 16
-    native_shape: tuple[int, ...] | None = None
-    native_spacing: float | None = None
-    max_batch: int = 1
-    antisymmetric: bool = True
-    needs_names: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.kind not in KINDS or self.spatial_dims not in (2, 3):
-            raise ValueError(
-                f"PriorSpec: 'kind' must be one of {', '.join(KINDS)} and 'spatial_dims' 2 or 3, got {self.kind!r} and "
-                f"{self.spatial_dims}"
-            )
-        if min(self.divisors) < 1 or self.in_channels < 1 or self.max_batch < 1:
-            raise ValueError(f"PriorSpec: 'divisor', 'in_channels' and 'max_batch' must be at least 1, got {self}")
-        if self.native_shape is not None and len(self.native_shape) != self.spatial_dims:
-            raise ValueError(f"PriorSpec: 'native_shape' must have {self.spatial_dims} sizes, got {self.native_shape}")
-        if self.native_spacing is not None and not 0 < self.native_spacing < float("inf"):
-            raise ValueError(f"PriorSpec: 'native_spacing' must be positive, in mm, got {self.native_spacing}")
-        if self.native_spacing is not None and self.native_shape is not None:
-            raise ValueError("PriorSpec: give 'native_shape' or 'native_spacing', not both")
-
-    @property
-    def divisors(self) -> tuple[int, ...]:
-        """One divisor for each axis."""
-        given = self.divisor
-        return (given,) * self.spatial_dims if isinstance(given, int) else tuple(given)
 
 
 class RegistrationPrior(Protocol):
@@ -190,29 +128,6 @@ def make_prior(name: str, **options: Any) -> RegistrationPrior:
     return prior
 
 
-def _fitted(
-    prior: RegistrationPrior, images: Tensor, spacing: Sequence[float]
-) -> tuple[Tensor, list[float], Callable[[Tensor], Tensor]]:
-    """Images as the prior takes them, their spacing, and how to bring its fields back to their grid."""
-    size, spec = tuple(images.shape[2:]), prior.spec
-    mode = {2: "bilinear", 3: "trilinear"}[spec.spatial_dims]
-    if spec.native_shape is not None and spec.native_shape != size:
-        resized = F.interpolate(images, spec.native_shape, mode=mode, align_corners=True)
-        steps = [h * (a - 1) / max(b - 1, 1) for h, a, b in zip(spacing, size, spec.native_shape, strict=True)]
-        return resized, steps, lambda field: resize_field(field, size)
-    fitting = size
-    if spec.native_spacing is not None:
-        fitting = tuple(max(round(n * h / spec.native_spacing), 1) for n, h in zip(size, spacing, strict=True))
-        images = downsampled(images, tuple(min(n, m) for n, m in zip(size, fitting, strict=True)))
-        images = F.interpolate(images, fitting, mode=mode, align_corners=False)
-        spacing = [h * n / m for h, n, m in zip(spacing, size, fitting, strict=True)]
-    missing = [-n % d if spec.native_shape is None else 0 for n, d in zip(fitting, spec.divisors, strict=True)]
-    low = [m // 2 for m in missing]
-    pads = [n for k in reversed(range(len(fitting))) for n in (low[k], missing[k] - low[k])]
-    within = (slice(None), slice(None), *[slice(a, a + n) for a, n in zip(low, fitting, strict=True)])
-    return F.pad(images, pads), list(spacing), lambda field: resize_field(field[within], size, corners=False)
-
-
 def predict_velocity(
     prior: RegistrationPrior,
     template: Tensor,
@@ -256,8 +171,8 @@ def _asked(
     """What a prior says as a velocity, or ``None``."""
     spec = prior.spec
     sizes = zip(metric.spacing, metric.size, template.shape[2:], strict=True)
-    inputs, steps, back = _fitted(
-        prior, torch.cat([template, subject]).float(), [step * coarse / fine for step, coarse, fine in sizes]
+    inputs, steps, back = fitted_images(
+        spec, torch.cat([template, subject]).float(), [step * coarse / fine for step, coarse, fine in sizes]
     )
     fixed, moving = inputs[:1], inputs[1:]
     given: dict[str, Any] = {"spacing": torch.tensor(steps, device=subject.device), "attributes": attributes}

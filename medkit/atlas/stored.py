@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medkit.atlas.priors import PriorSpec, register_prior
+from medkit.atlas.prior_spec import PriorSpec
+from medkit.atlas.priors import register_prior
 from medkit.atlas.transform_files import read_displacement
 from medkit.ops import resize_field
 

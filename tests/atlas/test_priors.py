@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from medkit.atlas import (
     IdentityPrior,
@@ -92,6 +93,45 @@ def test_a_fixed_size_is_resampled_with_its_units() -> None:
     torch.testing.assert_close(got, torch.full((1, 2, *SIZE), 0.5))
 
 
+def test_what_is_shown_is_cut_to_the_trained_shape_around_the_object() -> None:
+    spec = PriorSpec("svf", 2, divisor=4, trained_shape=(16, 12), antisymmetric=False)
+    bright = torch.zeros(1, 1, *SIZE)
+    bright[:, :, 3:12, 10:20] = torch.rand(9, 10) + 0.5
+
+    def answer(template, subjects):
+        return torch.cat([subjects, 2 * subjects], 1)
+
+    prior = Fixed(answer, spec)
+    got = predict_velocity(prior, bright, bright, SobolevMetric(SIZE))
+    assert prior.seen == [(1, 1, 16, 12)]
+    # Where the object is, each voxel comes back to its place; what was not shown goes on as its border.
+    torch.testing.assert_close(got, torch.cat([bright, 2 * bright], 1))
+
+
+@pytest.mark.parametrize("pads", [[8, 8, 8, 8], [3, 0, 0, 9], [1, 2, 3, 4]])
+def test_background_around_images_changes_nothing_of_what_is_shown(pads: list[int]) -> None:
+    bright = torch.zeros(1, 1, *SIZE)
+    bright[:, :, 5:15, 6:12] = torch.rand(10, 6) + 0.5
+    shown = []
+
+    def answer(template, subjects):
+        shown.append(subjects)
+        return torch.cat([subjects, subjects], 1)
+
+    spec = PriorSpec("svf", 2, divisor=4, trained_shape=(12, 12), antisymmetric=False)
+    for images in (bright, F.pad(bright, pads)):
+        predict_velocity(Fixed(answer, spec), images, images, SobolevMetric(images.shape[2:]))
+    assert torch.equal(*shown)
+
+
+def test_what_is_larger_than_the_trained_shape_is_shown_whole() -> None:
+    prior = Fixed(lambda t, s: torch.cat([s, s], 1), PriorSpec("svf", 2, divisor=4, trained_shape=(8, 8)))
+    predict_velocity(prior, TEMPLATE, SUBJECT, METRIC)
+    assert set(prior.seen) == {(1, 1, 24, 20)}
+    predict_velocity(prior, 0 * TEMPLATE, 0 * SUBJECT, METRIC)
+    assert set(prior.seen) == {(1, 1, 24, 20)}
+
+
 @pytest.mark.parametrize("spacing", [0.5, 2.0, 3.2])
 def test_a_prior_that_knows_one_spacing_is_shown_it(spacing) -> None:
     """A motion of one voxel there is as many millimetres here, whatever the grid."""
@@ -150,6 +190,9 @@ def test_priors_have_names_and_users_bring_theirs() -> None:
         PriorSpec("flow", 3)
     with pytest.raises(ValueError, match="'native_shape' must have 3"):
         PriorSpec("svf", 3, native_shape=(4, 4))
+    for shape in ((8,), (8, 6), (8, 0)):
+        with pytest.raises(ValueError, match="'trained_shape' must have 2 sizes"):
+            PriorSpec("svf", 2, divisor=4, trained_shape=shape)
     with pytest.raises(ValueError, match="'native_spacing' must be positive"):
         PriorSpec("svf", 3, native_spacing=0.0)
     with pytest.raises(ValueError, match="not both"):
