@@ -1,4 +1,4 @@
-"""Registration of two files, alignment of a file with a template, and images brought through saved transformations."""
+"""Registration of two files, and images brought through the saved transformations of a subject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from medkit.atlas.outputs.saved_transforms import read_forward, read_inverse
 from medkit.atlas.priors import RegistrationPrior
 from medkit.atlas.registration import Registration, RegistrationModel, register_pair
 from medkit.atlas.result import AtlasFolder, Member, bring, stripped
-from medkit.atlas.subjects import SUFFIXES, AtlasSubject
+from medkit.atlas.subject_names import SUFFIXES
+from medkit.atlas.subjects import AtlasSubject
 from medkit.atlas.transform_files import write_affine, write_composite, write_displacement
 from medkit.atlas.volumes import appearance, load_volume, scaled
 from medkit.ops import folding, warp
@@ -93,7 +94,14 @@ def register_files(
     member, image, source = _member("moving", moving, moving_mask)
     matrix = np.eye(4)
     if alignment != "none":
-        matrix = _linear_map(target[0, 0], frame, image[0, 0], source, alignment, str(moving))
+        found = register_affine(target[0, 0], frame.affine, image[0, 0], source.affine, kind=alignment)
+        logger.info("%s alignment: score %.3f, overlap %.3f", alignment, found.score, found.overlap)
+        for _, reason in misaligned([found.score], [found.matrix], [found.overlap]):
+            logger.warning(
+                "the alignment of %s failed: %s; look at what is written, or align before and set alignment to 'none'",
+                moving, reason,
+            )  # fmt: skip
+        matrix = found.matrix
     member = Member(member.subject, matrix, member.intensities, member.is_whole)
     aligned, weight = bring(member, (CONTRAST,), frame)
     result = register_pair(target, aligned, frame.grid.spacing, weight, model, factors, n_steps, prior)
@@ -129,45 +137,6 @@ def register_files(
     with atomic_path(folder / "preview.png") as temporary:
         temporary.write_bytes(png(draw_layers(layers, planes)))
     return result
-
-
-def align_to_template(atlas: AtlasFolder, subject: AtlasSubject, kind: str = "affine") -> np.ndarray:
-    """Find the linear map from a template to a new subject.
-
-    Args:
-        atlas: the finished atlas.
-        subject: with the atlas's first contrast.
-        kind: ``"affine"`` or ``"rigid"``.
-
-    Returns:
-        ``(4, 4)``, from RAS mm of the template to RAS mm of the subject; if it should not be trusted, a warning
-        is logged.
-
-    Raises:
-        ValueError: if a file is bad, or the contrast is missing.
-    """
-    contrast = atlas.contrasts[0]
-    if contrast not in subject.images:
-        raise ValueError(f"align_to_template: {subject.name!r} must have the contrast {contrast!r}")
-    volume, source = stripped(subject, contrast)
-    look = appearance(volume, source)
-    moving = scaled(volume, look.low, look.high)
-    template = atlas.template()[0, 0]
-    return _linear_map(template, atlas.frame, moving[0, 0], source, kind, subject.name)
-
-
-def _linear_map(
-    fixed: torch.Tensor, frame: Frame, moving: torch.Tensor, source: Frame, kind: str, name: str
-) -> np.ndarray:
-    """Align two images, and say so if the map should not be trusted."""
-    found = register_affine(fixed, frame.affine, moving, source.affine, kind=kind)
-    logger.info("%s alignment: score %.3f, overlap %.3f", kind, found.score, found.overlap)
-    for _, reason in misaligned([found.score], [found.matrix], [found.overlap]):
-        logger.warning(
-            "the alignment of %s failed: %s; look at what is written, or align before and set alignment to 'none'",
-            name, reason,
-        )  # fmt: skip
-    return found.matrix
 
 
 def apply_transformation(

@@ -103,6 +103,12 @@ def list_subjects(
     for kind, files in zip(PARTS, (masks, weights, labels), strict=True):
         if files is not None:
             subjects = with_files(subjects, kind, files)
+    lacking = [s.name for s in subjects if s.mask is None]
+    if masks is not None and lacking:
+        raise ValueError(
+            f"list_subjects: of {len(subjects)} subjects {len(lacking)} have no mask, such as {lacking[0]!r}; give one "
+            "of each, named like its image"
+        )
     if covariates is not None:
         rows = {_row_name(row, Path(covariates)): row for row in _rows(Path(covariates))}
         _check_known("covariates", rows, subjects)
