@@ -10,7 +10,7 @@ import numpy as np
 from medkit.atlas.outputs.label_atlas import PROBABILITIES, STEPS, read_probabilities
 from medkit.atlas.result import AtlasFolder
 
-VOTES = 2**22  # of a block of points, that memory does not grow with labels or voxels
+VOTES = 2**21  # of a block of points, that memory does not grow with labels or voxels
 
 
 class SparseLabels:
