@@ -27,7 +27,7 @@ from medkit.atlas.outputs.known_truth import (
 )
 from medkit.atlas.outputs.label_atlas import LABELS, PROBABILITIES, VALUES
 from medkit.atlas.outputs.label_bridge import bridge_scores
-from medkit.atlas.outputs.label_maps import dice_scores, load_labels
+from medkit.atlas.outputs.label_maps import check_labels, dice_scores, load_labels
 from medkit.atlas.outputs.label_propagation import propagate_labels
 from medkit.atlas.outputs.measures import FOREGROUND, bias, sharpness, subject_measures
 from medkit.atlas.outputs.new_subject import add_subject
@@ -103,11 +103,11 @@ class AtlasEvaluator:
         n_unseen: int = 2,
         exclude_failed: bool = False,
     ):
-        if alignment not in ALIGNMENTS or n_bridges < 1 or n_unseen < 0:
-            raise ValueError(
-                f"AtlasEvaluator: 'alignment' must be one of {', '.join(ALIGNMENTS)}, 'n_bridges' at least 1 and "
-                f"'n_unseen' at least 0, got {alignment!r}, {n_bridges} and {n_unseen}"
-            )
+        if alignment not in ALIGNMENTS:
+            raise ValueError(f"AtlasEvaluator: 'alignment' must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}")
+        for name, number, least in (("n_bridges", n_bridges, 1), ("n_unseen", n_unseen, 0)):
+            if number < least:
+                raise ValueError(f"AtlasEvaluator: '{name}' must be at least {least}, got {number}")
         self.atlas, self.folder = AtlasFolder(folder), Path(output_dir)
         self.images, self.masks, self.weights, self.labels = images, masks, weights, labels
         self.alignment, self.truth, self.n_bridges, self.n_unseen = alignment, truth, n_bridges, n_unseen
@@ -127,6 +127,9 @@ class AtlasEvaluator:
         truth = read_truth(self.atlas, self.truth)
         placed = None if truth is None else truth_on(self.atlas, truth)
         unseen = self._unseen()
+        for subject in (*unseen, *(member.subject for member in self.atlas.members)):
+            if subject.labels is not None:
+                check_labels(subject.labels, load_volume(next(iter(subject.images.values())))[1])
         n, known = len(self.atlas.members), self._labelled([*self.atlas.members, *self._only_added(unseen)])
         members, added = known[:n], known[n:]
         cases = self._seen(members, template)

@@ -90,6 +90,8 @@ def register_files(
     if alignment not in ALIGNMENTS:
         raise ValueError(f"register_files: 'alignment' must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}")
     folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"register_files: 'output_dir' must be a folder, {folder} is a file")
     _, target, frame = _member("fixed", fixed, fixed_mask)
     member, image, source = _member("moving", moving, moving_mask)
     matrix = np.eye(4)
@@ -104,6 +106,11 @@ def register_files(
         matrix = found.matrix
     member = Member(member.subject, matrix, member.intensities, member.is_whole)
     aligned, weight = bring(member, (CONTRAST,), frame)
+    if not bool((aligned if weight is None else aligned * weight).any()):
+        raise ValueError(
+            f"register_files: nothing of {moving} lies where {fixed} is; bring both into one space, or let 'alignment' "
+            "be 'affine' or 'rigid'"
+        )
     result = register_pair(target, aligned, frame.grid.spacing, weight, model, factors, n_steps, prior)
     write_displacement(folder / "1Warp.nii.gz", result.forward, frame.affine)
     write_displacement(folder / "1InverseWarp.nii.gz", result.inverse, frame.affine)
@@ -158,7 +165,7 @@ def apply_transformation(
         mode: ``"linear"``, or ``"nearest"`` for labels.
 
     Raises:
-        ValueError: if there is no such subject, a file is bad, or the output is no NIfTI file.
+        ValueError: if there is no such subject, a file is bad or lies elsewhere, or the output is no NIfTI file.
         FileNotFoundError: if a file is not there.
 
     Example:
@@ -176,6 +183,9 @@ def apply_transformation(
         # The affine map back to the template's space, then the inverse warp there: one interpolation of the image.
         moved = resampled(read_inverse(atlas, member), atlas.frame, grid, np.linalg.inv(member.matrix))
         found = _through(volume, source, grid, np.linalg.inv(member.matrix), moved, atlas.frame, mode)
+    if not bool(found.any()):
+        where = f"the image of {name!r}" if not inverse else "the template"
+        raise ValueError(f"apply_transformation: nothing of {image} lies where {where} is; it must be in its space")
     labels = found.round().to(torch.int32) if mode == "nearest" and bool((volume == volume.round()).all()) else found
     write_nifti(output, labels[0, 0], grid.affine)
 

@@ -74,7 +74,11 @@ class AtlasFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not (self.folder / RECORD).is_file():
-            raise FileNotFoundError(f"AtlasFolder: {self.folder} must hold a finished atlas, there is no {RECORD}")
+            begun = (self.folder / "started.json").is_file()
+            more = "; its building was interrupted, give the same command again to go on" if begun else ""
+            raise FileNotFoundError(
+                f"AtlasFolder: {self.folder} must hold a finished atlas, there is no {RECORD}{more}"
+            )
         try:
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
             if record["format"] != FORMAT:
@@ -127,8 +131,17 @@ class AtlasFolder:
         return resize_field(found, self.frame.size, corners=False)
 
     def template(self) -> Tensor:
-        """Return the template, float32, ``(1, C, *frame.size)``, one channel for each contrast."""
+        """Return the template, float32, ``(1, C, *frame.size)``, one channel for each contrast.
+
+        Raises:
+            FileNotFoundError: if it was not written.
+        """
         paths = [self.folder / template_name(c, self.contrasts) for c in self.contrasts]
+        lost = next((path for path in paths if not path.is_file()), None)
+        if lost is not None:
+            raise FileNotFoundError(
+                f"AtlasFolder: there is no template {lost}; finish_atlas writes what is missing of a built atlas"
+            )
         return torch.cat([torch.from_numpy(np.asarray(nib.load(p).dataobj, np.float32))[None, None] for p in paths], 1)
 
     def aligned(self, member: Member) -> tuple[Tensor, Tensor | None]:

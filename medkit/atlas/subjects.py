@@ -168,12 +168,16 @@ def _paths(files: Files, kind: str) -> list[str]:
         found = [str(path) for path in folder.iterdir()] if folder.is_dir() else glob.glob(str(files))  # noqa: PTH207
         paths = [path for path in sorted(found) if path.lower().endswith(SUFFIXES)]
         if not paths:
-            raise ValueError(f"list_subjects: no NIfTI file (.nii, .nii.gz) is there for {kind!r}: {files}")
+            raise ValueError(
+                f"list_subjects: no NIfTI file (.nii, .nii.gz) is there for {kind!r}: {files}; give a folder, a list, "
+                "or a pattern in quotes"
+            )
         return paths
     paths = [os.fspath(path) for path in files]
     missing = [path for path in paths if not Path(path).is_file()]
     if missing or not paths:
-        raise ValueError(f"list_subjects: {kind!r} must be files that exist, {missing[:1] or 'none was given'} is not")
+        what = f"there is no {missing[0]}" if missing else "none was given"
+        raise ValueError(f"list_subjects: {kind!r} must be files that exist, {what}")
     return paths
 
 

@@ -187,11 +187,22 @@ def test_only_simulated_subjects_have_a_simulated_truth(atlas: AtlasFolder) -> N
 def test_what_cannot_be_judged_is_refused(atlas: AtlasFolder, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="must hold a finished atlas"):
         AtlasEvaluator(tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match="'n_bridges' at least 1"):
+    with pytest.raises(ValueError, match="'n_bridges' must be at least 1"):
         AtlasEvaluator(atlas.folder, tmp_path / "out", n_bridges=0)
     native = [str(p) for p in (atlas.folder / "native").glob("s*_image.nii.gz")]
     with pytest.raises(ValueError, match="AtlasEvaluator: the atlas was built of 's0'"):
         AtlasEvaluator(atlas.folder, tmp_path / "out", images=native).run()
+    far = nibabel.load(str(atlas.members[0].subject.labels))
+    moved = far.affine.copy()
+    moved[0, 3] += 3000
+    nibabel.save(nibabel.Nifti1Image(np.asarray(far.dataobj), moved), tmp_path / "far_labels.nii")
+    stored = nibabel.load(native[0])
+    nibabel.save(nibabel.Nifti1Image(np.asarray(stored.dataobj) * 1.1, stored.affine), tmp_path / "far_image.nii")
+    options = {"images": str(tmp_path / "far_image.nii"), "labels": str(tmp_path / "far_labels.nii")}
+    with pytest.raises(ValueError, match=r"all labels of .*far_labels.nii lie outside the image"):
+        AtlasEvaluator(atlas.folder, tmp_path / "out", **options).run()
+    with pytest.raises(ValueError, match="'alignment' must be one of affine, rigid, none, got 'similar'"):
+        AtlasEvaluator(atlas.folder, tmp_path / "out", alignment="similar")
     with pytest.raises(ValueError, match="'members' must be at least two with labels"):
         bridge_scores(atlas, atlas.members[:1])
     with pytest.raises(ValueError, match="of one shape and not flat"):

@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-from medkit.atlas.building.claiming import INPUTS, WORK, check_cohort, claim, given_up_when_refused, is_claimed
+from medkit.atlas.building.claiming import (
+    INPUTS,
+    WORK,
+    check_cohort,
+    check_reference,
+    claim,
+    given_up_when_refused,
+    is_claimed,
+)
 from medkit.atlas.building.finishing import finish_atlas
 from medkit.atlas.building.initial import check_initial, write_initial
 from medkit.atlas.building.inputs import look_at
@@ -31,7 +39,6 @@ from medkit.atlas.priors import RegistrationPrior
 from medkit.atlas.pyramid import downsampled
 from medkit.atlas.result import RECORD, AtlasFolder, Member, write_record
 from medkit.atlas.subjects import AtlasSubject
-from medkit.atlas.volumes import load_volume
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +78,7 @@ class HybridAtlas:
         jacobian_smoothing: of the maps of the Jacobian, standard deviation of a Gaussian, mm.
 
     Raises:
-        ValueError: if the mode needs a prior and there is none, or the spacing is not positive.
+        ValueError: if the mode needs a prior and there is none, or the spacing or the smoothing is out of its range.
 
     Example:
         >>> HybridAtlas("my_atlas").build(list_subjects("brains/*.nii.gz"))
@@ -99,8 +106,10 @@ class HybridAtlas:
             raise ValueError(
                 f"HybridAtlas: the mode {self.settings.mode!r} needs a 'prior'; without one take 'iterative'"
             )
-        if spacing is not None and not 0 < spacing < math.inf:
-            raise ValueError(f"HybridAtlas: 'spacing' must be a positive number of mm, got {spacing}")
+        if spacing is not None and not (isinstance(spacing, (int, float)) and 0 < spacing < math.inf):
+            raise ValueError(f"HybridAtlas: 'spacing' must be a positive number of mm, got {spacing!r}")
+        if not (isinstance(jacobian_smoothing, (int, float)) and 0 <= jacobian_smoothing < math.inf):
+            raise ValueError(f"HybridAtlas: 'jacobian_smoothing' must be at least 0 mm, got {jacobian_smoothing!r}")
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
         self.initial = None if initial is None else str(initial)  # of a command line, 1001 comes as a number
@@ -285,7 +294,7 @@ class HybridAtlas:
         digest = self.settings.digest(subjects=files, spacing=self.spacing, **more)
         if not is_claimed(self.folder, digest, self.settings, subjects):
             if self.reference is not None:
-                load_volume(self.reference)
+                check_reference(self.reference)
             if self.initial is not None:
                 check_initial(self.initial, subjects)
         if not (self.folder / RECORD).exists():

@@ -14,6 +14,7 @@ from medkit.atlas.building.jobs import Jobs
 from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.intensity_preparation import FOLDER
 from medkit.atlas.subjects import AtlasSubject
+from medkit.atlas.volumes import load_volume
 from medkit.workflow import atomic_path
 
 STARTED = "started.json"
@@ -45,6 +46,19 @@ def check_cohort(subjects: Sequence[AtlasSubject], settings: AtlasSettings) -> N
             f"HybridAtlas: for the alignment all subjects must have the contrast {scan!r}, {lacking[0]!r} has not; "
             "align them before, and set alignment to 'none'"
         )
+
+
+def check_reference(path: str | Path) -> None:
+    """Refuse a grid for the template that cannot be read, before anything is computed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is bad.
+    """
+    try:
+        load_volume(path)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"HybridAtlas: the 'reference' {path} cannot be used: {error}") from error
 
 
 def is_claimed(folder: Path, digest: str, settings: AtlasSettings, subjects: Sequence[AtlasSubject]) -> bool:

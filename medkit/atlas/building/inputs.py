@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from medkit.atlas.building.jobs import Jobs, Record
-from medkit.atlas.frame import Frame, resampled
+from medkit.atlas.frame import resampled
 from medkit.atlas.known_images import digest_of
-from medkit.atlas.outputs.label_maps import load_labels
+from medkit.atlas.outputs.label_maps import check_labels
 from medkit.atlas.result import stripped
 from medkit.atlas.subjects import AtlasSubject
 from medkit.atlas.volumes import Appearance, appearance, load_volume
@@ -55,7 +53,7 @@ def look_at(jobs: Jobs, phase: str, subjects: Sequence[AtlasSubject]) -> Looks:
         try:
             found = {contrast: _look(subject, contrast) for contrast in subject.images}
             if subject.labels is not None:
-                _check_labels(subject.labels, load_volume(list(subject.images.values())[-1])[1])
+                check_labels(subject.labels, load_volume(list(subject.images.values())[-1])[1])
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"HybridAtlas: the subject {name!r} cannot be used: {error}") from error
         return {contrast: asdict(look) for contrast, look in found.items()}
@@ -76,15 +74,3 @@ def _look(subject: AtlasSubject, contrast: str) -> Look:
     seen = appearance(volume, source, weight)
     own = volume if subject.mask is None else load_volume(subject.images[contrast])[0]
     return Look(seen, float(min(source.grid.spacing)), digest_of(own))
-
-
-def _check_labels(path: str, image: Frame) -> None:
-    """Refuse labels of which none lies on the image of their subject; a map of background alone is one."""
-    labels, grid = load_labels(path)
-    seen = np.argwhere(labels > 0)
-    if not len(seen):
-        return
-    whole = np.linalg.inv(image.affine) @ grid.affine
-    indices = seen @ whole[:3, :3].T + whole[:3, 3]
-    if not ((indices > -0.5) & (indices < np.array(image.size) - 0.5)).all(1).any():
-        raise ValueError(f"all labels of {path} lie outside the image; both must be in one space, in mm")

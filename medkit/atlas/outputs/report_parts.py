@@ -208,8 +208,8 @@ def volume_part(atlas: AtlasFolder) -> str:
     rest = "" if shown else f" Each subject's are in {VOLUMES}."
     opened = " open" if len(rows) <= MOST_COLUMNS else ""
     return (
-        '<p class="note">In ml, of the template and of its labels moved to the subjects; mean, SD, least and largest are '
-        f"of the atlas's own subjects. {VOLUMES} has them in mm³.{rest}</p>"
+        '<p class="note">In ml, of the template and of its labels moved to the subjects; mean, SD, least and largest '
+        f"are of the atlas's own subjects. {VOLUMES} has them in mm³.{rest}</p>"
         f"<details{opened}><summary>{len(rows)} labels</summary>{table(rows, head)}</details>"
     )
 
