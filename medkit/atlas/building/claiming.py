@@ -102,7 +102,11 @@ def _difference(known: Mapping[str, Any], settings: AtlasSettings, subjects: Seq
     after = json.loads(json.dumps(asdict(settings)))
     old = known.get("settings", {})
     found += [f"its {key} was {old[key]}" for key in after if key in old and old[key] != after[key]]
-    return f" ({'; '.join(found)})" if found else ""
+    if not found:
+        found = [
+            "its subjects are called the same; their files, its spacing, reference, initial template or prior differ"
+        ]
+    return f" ({'; '.join(found)})"
 
 
 def claim(folder: Path, digest: str, settings: AtlasSettings, subjects: Sequence[AtlasSubject], **more: bool) -> None:

@@ -136,7 +136,7 @@ def intensity_part(atlas: AtlasFolder, members: Sequence[Member]) -> str:
     said = ["N4 took slow changes of brightness out of each image."] if done.bias_correction else []
     said += ["All images got the median of their quantiles."] if done.reference else []
     rows, worst, most = [], None, -1.0
-    for member in members:
+    for member in sorted(members, key=lambda m: m.name):
         for contrast in member.subject.images:
             found = _before_and_after(atlas, member, contrast)
             if found is None:
@@ -171,7 +171,7 @@ def _before_and_after(atlas: AtlasFolder, member: Member, contrast: str) -> tupl
     tops = [max(float(x[kept].quantile(0.99)) if int(kept.sum()) < 2**24 else float(x[kept].max()), 1e-9)
             for x in (before, after)]  # fmt: skip
     seen = kept & (before > OBJECT * tops[0]) & (after > 0)
-    return (before / tops[0])[0, 0], (after / tops[1])[0, 0], seen[0, 0], frame
+    return (before * kept / tops[0])[0, 0], (after * kept / tops[1])[0, 0], seen[0, 0], frame
 
 
 def _changed_picture(name: str, before: Tensor, after: Tensor, ratio: Tensor, seen: Tensor, frame: Frame) -> str:
