@@ -136,7 +136,9 @@ def test_the_atlas_is_judged_by_command(built: Path) -> None:
     [
         (["--images", "none/*.nii.gz"], "no NIfTI file (.nii, .nii.gz) is there for 'image'"),
         (["--image", "a.nii"], "unknown option 'image': did you mean 'images'"),
-        (["--mode", "fast"], "'mode' must be one of iterative, hybrid, amortized, map"),
+        (["--mode", "fast"], "'mode' must be one of iterative, hybrid, amortized, map, got 'fast'"),
+        (["--sigma", "big"], "RegistrationModel: 'sigma' must be a number above 0, got 'big'"),
+        (["--alpha", "-1"], "RegistrationModel: 'alpha' must be a number of at least 0, got -1"),
     ],
 )
 def test_wrong_options_end_in_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:

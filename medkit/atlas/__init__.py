@@ -1,12 +1,13 @@
 """Registration and atlas building: a cohort in, its template and all transformations out."""
 
+from medkit.atlas.adding import MisalignedError, add_scans, align_to_template
 from medkit.atlas.affine_mean import polar, without_mean
 from medkit.atlas.affine_registration import AffineRegistration, register_affine
 from medkit.atlas.bias_field import bias_corrected
 from medkit.atlas.building import AtlasSettings, HybridAtlas, finish_atlas
 from medkit.atlas.descent import Descent, descend, regulariser
 from medkit.atlas.evaluation import AtlasEvaluator
-from medkit.atlas.files import align_to_template, apply_transformation, register_files
+from medkit.atlas.files import apply_transformation, register_files
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.intensities import match_intensities, normalised
 from medkit.atlas.linear_velocity import velocity_of_affine
@@ -95,6 +96,7 @@ __all__ = [
     "HybridAtlas",
     "IdentityPrior",
     "Member",
+    "MisalignedError",
     "NetworkPrior",
     "PairEnergy",
     "PreviewPairs",
@@ -113,6 +115,7 @@ __all__ = [
     "TemplateEstimate",
     "TemplateSums",
     "Transformation",
+    "add_scans",
     "add_subject",
     "align_to_template",
     "apply_transformation",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medkit.atlas.files import ALIGNMENTS, align_to_template
+from medkit.atlas.adding import ALIGNMENTS, aligned_scans, files_of
+from medkit.atlas.known_images import digests_of, known_as, refuse_known
 from medkit.atlas.outputs.known_truth import (
     Truth,
     against_truth,
@@ -25,7 +27,7 @@ from medkit.atlas.outputs.known_truth import (
 )
 from medkit.atlas.outputs.label_atlas import LABELS, PROBABILITIES, VALUES
 from medkit.atlas.outputs.label_bridge import bridge_scores
-from medkit.atlas.outputs.label_maps import dice_scores, load_labels
+from medkit.atlas.outputs.label_maps import check_labels, dice_scores, load_labels
 from medkit.atlas.outputs.label_propagation import propagate_labels
 from medkit.atlas.outputs.measures import FOREGROUND, bias, sharpness, subject_measures
 from medkit.atlas.outputs.new_subject import add_subject
@@ -41,7 +43,7 @@ from medkit.workflow import atomic_path, is_shown, write_metrics
 logger = logging.getLogger(__name__)
 
 TEMPLATE = "template"  # the case of what is measured of the atlas as a whole
-UNSEEN = "unseen"
+UNSEEN, ADDED = "unseen", "added"
 Row = dict[str, Any]
 
 
@@ -56,9 +58,10 @@ class AtlasEvaluator:
       being 0 to 1) in the foreground; of the warp the smallest and largest Jacobian, ``folded_percent`` and
       ``log_jacobian_std``; and ``bridge_dice``, the overlap of its labels with those of other subjects, carried to it
       through the template;
-    - each subject that the atlas was not built of, by ``unseen``: the same, and ``dice``, how well the template's
-      labels, brought to it, agree with its own. They are registered to the template into the folder ``unseen``;
-      subjects that were added to the atlas before are judged as they are;
+    - each subject of ``images``, by ``unseen`` and ``unseen_affine``: the same, and ``dice``, how well the template's
+      labels, brought to it, agree with its own. They are registered to the template anew, into the folder ``unseen``;
+    - each subject that was added to the atlas before, by ``added`` and ``added_affine``: the same, as it was added.
+      None of them has gone into the template either. Who is one of ``images`` too counts there alone;
     - ``template``: ``bias_mm``, the mean length of the mean velocity; ``sharpness_per_mm``, to look at and not to
       score, for noise raises it; and where the true template is known, ``truth_ncc``, ``truth_rmse``,
       ``truth_log_sharpness`` (0 is best) and ``truth_dice`` of the labels; beside it ``voxel_mean``, the mean of the
@@ -71,12 +74,12 @@ class AtlasEvaluator:
             ones, else none.
         masks: of the unseen subjects.
         weights: of the unseen subjects.
-        labels: label maps of the unseen subjects; without ``images`` of the subjects of the atlas, if it does not know
-            theirs.
+        labels: label maps of the unseen subjects; without ``images`` of those of the atlas, if it does not know theirs.
         alignment: what goes before the registration of ``images``: ``"affine"``, ``"rigid"`` or ``"none"``.
         truth: NIfTI file of the true template, in the space of the subjects; ``None``: that of the simulated cohort.
         n_bridges: from how many others each subject gets labels.
         n_unseen: simulated subjects.
+        exclude_failed: whether to go on without those of ``images`` whose alignment failed.
 
     Raises:
         FileNotFoundError: if there is no finished atlas.
@@ -98,15 +101,17 @@ class AtlasEvaluator:
         truth: str | Path | None = None,
         n_bridges: int = 5,
         n_unseen: int = 2,
+        exclude_failed: bool = False,
     ):
-        if alignment not in ALIGNMENTS or n_bridges < 1 or n_unseen < 0:
-            raise ValueError(
-                f"AtlasEvaluator: 'alignment' must be one of {', '.join(ALIGNMENTS)}, 'n_bridges' at least 1 and "
-                f"'n_unseen' at least 0, got {alignment!r}, {n_bridges} and {n_unseen}"
-            )
+        if alignment not in ALIGNMENTS:
+            raise ValueError(f"AtlasEvaluator: 'alignment' must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}")
+        for name, number, least in (("n_bridges", n_bridges, 1), ("n_unseen", n_unseen, 0)):
+            if number < least:
+                raise ValueError(f"AtlasEvaluator: '{name}' must be at least {least}, got {number}")
         self.atlas, self.folder = AtlasFolder(folder), Path(output_dir)
         self.images, self.masks, self.weights, self.labels = images, masks, weights, labels
         self.alignment, self.truth, self.n_bridges, self.n_unseen = alignment, truth, n_bridges, n_unseen
+        self.exclude_failed = exclude_failed
 
     def run(self) -> dict[str, dict[str, float | None]]:
         """Judge the atlas, and write what was found.
@@ -121,51 +126,65 @@ class AtlasEvaluator:
         template = self.atlas.template()
         truth = read_truth(self.atlas, self.truth)
         placed = None if truth is None else truth_on(self.atlas, truth)
-        members, unseen = self._members(), self._unseen()
+        unseen = self._unseen()
+        for subject in (*unseen, *(member.subject for member in self.atlas.members)):
+            if subject.labels is not None:
+                check_labels(subject.labels, load_volume(next(iter(subject.images.values())))[1])
+        n, known = len(self.atlas.members), self._labelled([*self.atlas.members, *self._only_added(unseen)])
+        members, added = known[:n], known[n:]
         cases = self._seen(members, template)
-        added, matched = list(self.atlas.added), self.atlas
-        cases += [self._new(matched, member, template) for member in added]
+        cases += [self._new(self.atlas, member, template, ADDED) for member in added]
+        shown, matched = added[-1:], self.atlas
         if unseen:
             matched = self._shadow()
-            for subject in tqdm(unseen, UNSEEN, disable=not is_shown()):
-                kind = "none" if self.images is None else self.alignment
-                matrix = None if kind == "none" else align_to_template(matched, subject, kind)
-                member = add_subject(matched, subject, matrix)
-                cases.append(self._new(matched, member, template))
-                added.append(member)
+            kind = "none" if self.images is None else self.alignment
+            maps = aligned_scans(matched, unseen, kind, self.exclude_failed)
+            for subject in tqdm([s for s in unseen if s.name in maps], UNSEEN, disable=not is_shown()):
+                member = add_subject(matched, subject, maps[subject.name])
+                cases.append(self._new(matched, member, template, UNSEEN))
+                shown = [member]
         cases.append(self._whole(template, placed))
-        self._draw(template, placed, added[-1:], matched)
+        self._draw(template, placed, shown, matched)
         summary = write_metrics(self.folder, cases)
         for method, values in summary.items():
             logger.info("%s: %s", method, ", ".join(f"{k} {v:.4g}" for k, v in values.items() if v is not None))
         return summary
 
-    def _members(self) -> list[Member]:
+    def _labelled(self, members: list[Member]) -> list[Member]:
         """Subjects of the atlas, with labels that were given."""
-        members = list(self.atlas.members)
         if self.labels is None or self.images is not None:
             return members
         subjects = {s.name: s for s in with_files([m.subject for m in members], "labels", self.labels)}
         return [replace(member, subject=subjects[member.name]) for member in members]
 
     def _unseen(self) -> list[AtlasSubject]:
-        """Subjects that the atlas does not know."""
+        """Subjects that the atlas was not built of."""
         if self.images is None:
-            other = "validation"
-            known = simulated_cohort(self.atlas, max(self.n_unseen, 1), other) if self.n_unseen else None
+            known = simulated_cohort(self.atlas, max(self.n_unseen, 1), "validation") if self.n_unseen else None
             found = [] if known is None else list_subjects(None, cohort=known)
-        else:
-            first = self.atlas.contrasts[0]
-            images = {first: self.images} if isinstance(self.images, (str, Path)) and self._is_files() else self.images
-            found = list_subjects(images, self.masks, self.weights, self.labels)
-        known_names = {member.name for member in self.atlas.members}
-        seen = sorted(subject.name for subject in found if subject.name in known_names)
-        if seen and self.images is not None:
-            raise ValueError(
-                f"AtlasEvaluator: 'images' must be of subjects that the atlas was not built of, it was built of "
-                f"{', '.join(seen[:3])}"
-            )
-        return [subject for subject in found if subject.name not in known_names]
+            names = {member.name for member in self.atlas.members}
+            return [subject for subject in found if subject.name not in names]
+        first = self.atlas.contrasts[0]
+        images = {first: self.images} if isinstance(self.images, (str, Path)) and self._is_files() else self.images
+        found = list_subjects(images, self.masks, self.weights, self.labels, like=files_of(self.atlas))
+        built = copy(self.atlas)
+        built.added = ()
+        refuse_known(built, found, "AtlasEvaluator")
+        return found
+
+    def _only_added(self, unseen: Sequence[AtlasSubject]) -> list[Member]:
+        """Who was added before, and is none of the subjects that are registered anew."""
+        left = {member.name: member for member in self.atlas.added}
+        for subject in unseen:
+            for name in [m.name for m in known_as(self.atlas, subject, digests_of(subject)) if m.name in left]:
+                logger.info("%s was added before; it counts once, as %s of 'images'", name, subject.name)
+                del left[name]
+            if subject.name in left:
+                raise ValueError(
+                    f"AtlasEvaluator: {subject.name!r} of 'images' has the name of another subject, which was added "
+                    "before; give its file another name"
+                )
+        return list(left.values())
 
     def _is_files(self) -> bool:
         """Whether the images are files of one contrast, and not a list with columns."""
@@ -197,15 +216,15 @@ class AtlasEvaluator:
             cases.append({"case": member.name, **{method: _with_residual(row) for method, row in found.items()}})
         return cases
 
-    def _new(self, atlas: AtlasFolder, member: Member, template: Tensor) -> Row:
+    def _new(self, atlas: AtlasFolder, member: Member, template: Tensor, method: str) -> Row:
         """Measure a subject that the template was not made of."""
         dice = None
         if member.subject.labels is not None and (atlas.folder / LABELS).is_file():
             own, grid = load_labels(member.subject.labels)
             dice = dice_scores(propagate_labels(atlas, member, grid), own)
         found = subject_measures(atlas, member, template, dice)
-        return {"case": member.name, f"{UNSEEN}_affine": _with_residual(found["affine"]),
-                UNSEEN: _with_residual(found["atlas"])}  # fmt: skip
+        return {"case": member.name, f"{method}_affine": _with_residual(found["affine"]),
+                method: _with_residual(found["atlas"])}  # fmt: skip
 
     def _whole(self, template: Tensor, truth: Truth | None) -> Row:
         """Measure the template as a whole, and the mean of the aligned subjects beside it."""

@@ -1,4 +1,4 @@
-"""Registration of two files, alignment of a file with a template, and images brought through saved transformations."""
+"""Registration of two files, and images brought through the saved transformations of a subject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from medkit.atlas.outputs.saved_transforms import read_forward, read_inverse
 from medkit.atlas.priors import RegistrationPrior
 from medkit.atlas.registration import Registration, RegistrationModel, register_pair
 from medkit.atlas.result import AtlasFolder, Member, bring, stripped
-from medkit.atlas.subjects import SUFFIXES, AtlasSubject
+from medkit.atlas.subject_names import SUFFIXES
+from medkit.atlas.subjects import AtlasSubject
 from medkit.atlas.transform_files import write_affine, write_composite, write_displacement
 from medkit.atlas.volumes import appearance, load_volume, scaled
 from medkit.ops import folding, warp
@@ -89,13 +90,27 @@ def register_files(
     if alignment not in ALIGNMENTS:
         raise ValueError(f"register_files: 'alignment' must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}")
     folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"register_files: 'output_dir' must be a folder, {folder} is a file")
     _, target, frame = _member("fixed", fixed, fixed_mask)
     member, image, source = _member("moving", moving, moving_mask)
     matrix = np.eye(4)
     if alignment != "none":
-        matrix = _linear_map(target[0, 0], frame, image[0, 0], source, alignment, str(moving))
+        found = register_affine(target[0, 0], frame.affine, image[0, 0], source.affine, kind=alignment)
+        logger.info("%s alignment: score %.3f, overlap %.3f", alignment, found.score, found.overlap)
+        for _, reason in misaligned([found.score], [found.matrix], [found.overlap]):
+            logger.warning(
+                "the alignment of %s failed: %s; look at what is written, or align before and set alignment to 'none'",
+                moving, reason,
+            )  # fmt: skip
+        matrix = found.matrix
     member = Member(member.subject, matrix, member.intensities, member.is_whole)
     aligned, weight = bring(member, (CONTRAST,), frame)
+    if not bool((aligned if weight is None else aligned * weight).any()):
+        raise ValueError(
+            f"register_files: nothing of {moving} lies where {fixed} is; bring both into one space, or let 'alignment' "
+            "be 'affine' or 'rigid'"
+        )
     result = register_pair(target, aligned, frame.grid.spacing, weight, model, factors, n_steps, prior)
     write_displacement(folder / "1Warp.nii.gz", result.forward, frame.affine)
     write_displacement(folder / "1InverseWarp.nii.gz", result.inverse, frame.affine)
@@ -131,45 +146,6 @@ def register_files(
     return result
 
 
-def align_to_template(atlas: AtlasFolder, subject: AtlasSubject, kind: str = "affine") -> np.ndarray:
-    """Find the linear map from a template to a new subject.
-
-    Args:
-        atlas: the finished atlas.
-        subject: with the atlas's first contrast.
-        kind: ``"affine"`` or ``"rigid"``.
-
-    Returns:
-        ``(4, 4)``, from RAS mm of the template to RAS mm of the subject; if it should not be trusted, a warning
-        is logged.
-
-    Raises:
-        ValueError: if a file is bad, or the contrast is missing.
-    """
-    contrast = atlas.contrasts[0]
-    if contrast not in subject.images:
-        raise ValueError(f"align_to_template: {subject.name!r} must have the contrast {contrast!r}")
-    volume, source = stripped(subject, contrast)
-    look = appearance(volume, source)
-    moving = scaled(volume, look.low, look.high)
-    template = atlas.template()[0, 0]
-    return _linear_map(template, atlas.frame, moving[0, 0], source, kind, subject.name)
-
-
-def _linear_map(
-    fixed: torch.Tensor, frame: Frame, moving: torch.Tensor, source: Frame, kind: str, name: str
-) -> np.ndarray:
-    """Align two images, and say so if the map should not be trusted."""
-    found = register_affine(fixed, frame.affine, moving, source.affine, kind=kind)
-    logger.info("%s alignment: score %.3f, overlap %.3f", kind, found.score, found.overlap)
-    for _, reason in misaligned([found.score], [found.matrix], [found.overlap]):
-        logger.warning(
-            "the alignment of %s failed: %s; look at what is written, or align before and set alignment to 'none'",
-            name, reason,
-        )  # fmt: skip
-    return found.matrix
-
-
 def apply_transformation(
     atlas: AtlasFolder,
     name: str,
@@ -189,7 +165,7 @@ def apply_transformation(
         mode: ``"linear"``, or ``"nearest"`` for labels.
 
     Raises:
-        ValueError: if there is no such subject, a file is bad, or the output is no NIfTI file.
+        ValueError: if there is no such subject, a file is bad or lies elsewhere, or the output is no NIfTI file.
         FileNotFoundError: if a file is not there.
 
     Example:
@@ -207,6 +183,9 @@ def apply_transformation(
         # The affine map back to the template's space, then the inverse warp there: one interpolation of the image.
         moved = resampled(read_inverse(atlas, member), atlas.frame, grid, np.linalg.inv(member.matrix))
         found = _through(volume, source, grid, np.linalg.inv(member.matrix), moved, atlas.frame, mode)
+    if not bool(found.any()):
+        where = f"the image of {name!r}" if not inverse else "the template"
+        raise ValueError(f"apply_transformation: nothing of {image} lies where {where} is; it must be in its space")
     labels = found.round().to(torch.int32) if mode == "nearest" and bool((volume == volume.round()).all()) else found
     write_nifti(output, labels[0, 0], grid.affine)
 

@@ -45,7 +45,7 @@ class RegistrationModel:
         window: of local correlation, voxels along each side, odd.
 
     Raises:
-        ValueError: if the path or the similarity is unknown, or ``sigma`` or ``window`` is out of its range.
+        ValueError: if the path or the similarity is unknown, or a number is none or out of its range.
 
     Example:
         >>> RegistrationModel(path="lddmm").sigma
@@ -67,8 +67,12 @@ class RegistrationModel:
 
     def __post_init__(self) -> None:
         """Check what is not checked where it is used, before anything is computed."""
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"RegistrationModel: 'sigma' must be positive, got {self.sigma}")
+        for name in ("sigma", "gamma", "power", "alpha"):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and 0 <= value < math.inf
+            if not is_number or (value == 0 and name != "alpha"):
+                limit = "of at least 0" if name == "alpha" else "above 0"
+                raise ValueError(f"RegistrationModel: '{name}' must be a number {limit}, got {value!r}")
         if self.path not in MODELS:
             raise ValueError(f"RegistrationModel: 'path' must be one of {', '.join(MODELS)}, got {self.path!r}")
         if self.similarity not in ("ssd", *SIMILARITIES):

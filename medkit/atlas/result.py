@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Member:
         intensities: for each of its contrasts the intensities that became 0 and 1.
         is_whole: for each of its contrasts whether there is background beyond the image, or nothing is known there.
         energy: data term and regulariser at the end.
+        digests: of each of its images a word that tells its voxels, as the user gave it; empty: not known.
+        alignment: ``score`` and ``overlap`` of the affine alignment, see :func:`register_affine`; empty: none.
     """
 
     subject: AtlasSubject
@@ -45,6 +47,8 @@ class Member:
     intensities: Mapping[str, tuple[float, float]]
     is_whole: Mapping[str, bool]
     energy: float = float("nan")
+    digests: Mapping[str, str] = field(default_factory=dict)
+    alignment: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -70,7 +74,11 @@ class AtlasFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not (self.folder / RECORD).is_file():
-            raise FileNotFoundError(f"AtlasFolder: {self.folder} must hold a finished atlas, there is no {RECORD}")
+            begun = (self.folder / "started.json").is_file()
+            more = "; its building was interrupted, give the same command again to go on" if begun else ""
+            raise FileNotFoundError(
+                f"AtlasFolder: {self.folder} must hold a finished atlas, there is no {RECORD}{more}"
+            )
         try:
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
             if record["format"] != FORMAT:
@@ -123,8 +131,17 @@ class AtlasFolder:
         return resize_field(found, self.frame.size, corners=False)
 
     def template(self) -> Tensor:
-        """Return the template, float32, ``(1, C, *frame.size)``, one channel for each contrast."""
+        """Return the template, float32, ``(1, C, *frame.size)``, one channel for each contrast.
+
+        Raises:
+            FileNotFoundError: if it was not written.
+        """
         paths = [self.folder / template_name(c, self.contrasts) for c in self.contrasts]
+        lost = next((path for path in paths if not path.is_file()), None)
+        if lost is not None:
+            raise FileNotFoundError(
+                f"AtlasFolder: there is no template {lost}; finish_atlas writes what is missing of a built atlas"
+            )
         return torch.cat([torch.from_numpy(np.asarray(nib.load(p).dataobj, np.float32))[None, None] for p in paths], 1)
 
     def aligned(self, member: Member) -> tuple[Tensor, Tensor | None]:
@@ -235,10 +252,19 @@ def _write(folder: Path, record: Mapping[str, Any]) -> None:
 
 def _entry(member: Member) -> dict[str, Any]:
     return {**asdict(member.subject), "matrix": member.matrix.tolist(), "intensities": dict(member.intensities),
-            "is_whole": dict(member.is_whole), "energy": member.energy}  # fmt: skip
+            "is_whole": dict(member.is_whole), "energy": member.energy, "digests": dict(member.digests),
+            "alignment": dict(member.alignment)}  # fmt: skip
 
 
 def _member(entry: Mapping[str, Any]) -> Member:
     subject = AtlasSubject(*(entry[key] for key in ("name", "images", "mask", "weight", "labels", "attributes")))
     intensities = {contrast: (float(low), float(high)) for contrast, (low, high) in entry["intensities"].items()}
-    return Member(subject, np.array(entry["matrix"]), intensities, entry["is_whole"], float(entry["energy"]))
+    return Member(
+        subject,
+        np.array(entry["matrix"]),
+        intensities,
+        entry["is_whole"],
+        float(entry["energy"]),
+        entry.get("digests", {}),
+        entry.get("alignment", {}),
+    )

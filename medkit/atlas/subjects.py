@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import logging
 import math
 import os
 import re
@@ -15,16 +16,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from medkit.atlas.subject_names import HOW_CONTRASTS, SUFFIXES, lookalikes, named_after, named_files, refuse_repeated
 from medkit.data import BrainCohort
 from medkit.data.cohort.labels import BRAIN
 from medkit.workflow import atomic_path
 
-SUFFIXES = (".nii.gz", ".nii")
+logger = logging.getLogger(__name__)
+
 LISTS = (".json", ".csv", ".tsv")
 NAMES = ("name", "subject", "case")
 PARTS = ("mask", "weight", "labels")
 NOT_CONTRASTS = (*NAMES, *PARTS, "split")
-SEPARATORS = "_-. "
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -57,12 +59,14 @@ def list_subjects(
     labels: Files | None = None,
     covariates: str | os.PathLike[str] | None = None,
     cohort: BrainCohort | None = None,
+    like: Mapping[str, str] | None = None,
 ) -> list[AtlasSubject]:
     """Find the subjects of an atlas.
 
     Files of different kinds belong together by their names: what all files of a kind end with is taken off, so that
     ``a_T1.nii.gz`` and ``b_T1.nii.gz`` are the subjects ``a`` and ``b``, and ``a_brain_mask.nii.gz`` is a mask of
-    ``a``.
+    ``a``. Two files of one subject that are named as in BIDS, ``sub-01_…``, are refused but for two sessions; other
+    names that look like one subject are told by a warning.
 
     Args:
         images: pattern such as ``dir/*.nii.gz``, folder, list of paths, or for each contrast one of these, and then a
@@ -75,12 +79,14 @@ def list_subjects(
         covariates: ``.csv`` or ``.tsv`` file with a column ``name`` and columns of numbers.
         cohort: simulated subjects, with masks of their brains and labels of their tissues; what is missing of their
             files is generated.
+        like: other subjects, name and file: an ending that was taken off their names is taken off these too, be it
+            one file alone.
 
     Returns:
         The subjects, in the order of their names.
 
     Raises:
-        ValueError: if nothing is found, names are not unique, or files cannot be matched.
+        ValueError: if nothing is found, names are not unique, files cannot be matched, or two are of one subject.
 
     Example:
         >>> [subject.name for subject in list_subjects("brains/*_T1.nii.gz", labels="brains/*_seg.nii.gz")]
@@ -93,18 +99,35 @@ def list_subjects(
     elif isinstance(images, (str, os.PathLike)) and str(images).lower().endswith(LISTS):
         subjects = _listed(Path(images))
     else:
-        kinds = images if isinstance(images, Mapping) else {"image": images}
-        found = {contrast: _named(files, contrast) for contrast, files in kinds.items()}
-        names = sorted(set().union(*found.values()))
-        subjects = [AtlasSubject(n, {c: paths[n] for c, paths in found.items() if n in paths}) for n in names]
+        subjects = _found(images if isinstance(images, Mapping) else {"image": images}, like)
     for kind, files in zip(PARTS, (masks, weights, labels), strict=True):
         if files is not None:
             subjects = with_files(subjects, kind, files)
+    lacking = [s.name for s in subjects if s.mask is None]
+    if masks is not None and lacking:
+        raise ValueError(
+            f"list_subjects: of {len(subjects)} subjects {len(lacking)} have no mask, such as {lacking[0]!r}; give one "
+            "of each, named like its image"
+        )
     if covariates is not None:
         rows = {_row_name(row, Path(covariates)): row for row in _rows(Path(covariates))}
         _check_known("covariates", rows, subjects)
         subjects = [_with(s, attributes={**s.attributes, **_numbers(rows.get(s.name, {}))}) for s in subjects]
     return sorted(subjects, key=lambda s: s.name)
+
+
+def _found(kinds: Mapping[str, Files], like: Mapping[str, str] | None) -> list[AtlasSubject]:
+    """Subjects by the names of their files, for each contrast."""
+    paths = {contrast: _paths(files, contrast) for contrast, files in kinds.items()}
+    found: dict[str, dict[str, str]] = {}
+    for contrast in sorted(paths, key=lambda c: len(paths[c]) < 2):  # one file alone is named after those of the others
+        known = sorted(set().union(*found.values()))
+        found[contrast] = _named(paths[contrast], contrast, known if len(paths[contrast]) < 2 else (), like)
+    files = {name: path for contrast in found.values() for name, path in contrast.items()}
+    refuse_repeated(files)
+    for sentence in lookalikes(list(files)):
+        logger.warning("%s %s", sentence, f"If they are one, leave one out; {HOW_CONTRASTS}.")
+    return [AtlasSubject(n, {c: found[c][n] for c in kinds if n in found[c]}) for n in sorted(files)]
 
 
 def with_files(subjects: Sequence[AtlasSubject], kind: str, files: Files) -> list[AtlasSubject]:
@@ -118,7 +141,7 @@ def with_files(subjects: Sequence[AtlasSubject], kind: str, files: Files) -> lis
     Raises:
         ValueError: if nothing is found, names are not unique, or none is that of a subject.
     """
-    paths = _named(files, kind)
+    paths = _named(files, kind, [subject.name for subject in subjects])
     if len(paths) == len(subjects) == 1:  # one file alone shows no ending that all of its kind share
         paths = {subjects[0].name: next(iter(paths.values()))}
     _check_known(kind, paths, subjects)
@@ -145,44 +168,24 @@ def _paths(files: Files, kind: str) -> list[str]:
         found = [str(path) for path in folder.iterdir()] if folder.is_dir() else glob.glob(str(files))  # noqa: PTH207
         paths = [path for path in sorted(found) if path.lower().endswith(SUFFIXES)]
         if not paths:
-            raise ValueError(f"list_subjects: no NIfTI file (.nii, .nii.gz) is there for {kind!r}: {files}")
+            raise ValueError(
+                f"list_subjects: no NIfTI file (.nii, .nii.gz) is there for {kind!r}: {files}; give a folder, a list, "
+                "or a pattern in quotes"
+            )
         return paths
     paths = [os.fspath(path) for path in files]
     missing = [path for path in paths if not Path(path).is_file()]
     if missing or not paths:
-        raise ValueError(f"list_subjects: {kind!r} must be files that exist, {missing[:1] or 'none was given'} is not")
+        what = f"there is no {missing[0]}" if missing else "none was given"
+        raise ValueError(f"list_subjects: {kind!r} must be files that exist, {what}")
     return paths
 
 
-def _stem(path: str) -> str:
-    name = Path(path).name
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    raise ValueError(f"list_subjects: {path} must be a NIfTI file (.nii, .nii.gz)")
-
-
-def _named(files: Files, kind: str) -> dict[str, str]:
-    """Path of each subject: what all names end with is taken off, from a separator on."""
+def _named(files: Files, kind: str, names: Sequence[str] = (), like: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Path of each subject; files that match none of the known names otherwise belong to those they begin with."""
     paths = _paths(files, kind)
-    stems = [_stem(path) for path in paths]
-    n_shared = 0
-    while (
-        len(stems) > 1 and len({stem[-n_shared - 1 :] for stem in stems}) == 1 and n_shared < len(min(stems, key=len))
-    ):
-        n_shared += 1
-    ending = stems[0][len(stems[0]) - n_shared :]
-    cut = n_shared - next((i for i, letter in enumerate(ending) if letter in SEPARATORS), n_shared)
-    names = [stem[: len(stem) - cut] for stem in stems]
-    named: dict[str, str] = {}
-    for name, path in zip(names, paths, strict=True):
-        if not name or name in named:
-            raise ValueError(
-                f"list_subjects: each file of {kind!r} must have a name of its own, {path} and {named.get(name)} share "
-                f"{name!r}; give a list with names (.json, .csv)"
-            )
-        named[name] = str(Path(path).absolute())
-    return named
+    found = named_files(paths, kind, like)
+    return found if not names or set(names) & set(found) else named_after(paths, names) or found
 
 
 def _rows(path: Path) -> list[dict[str, object]]:

@@ -40,21 +40,30 @@ def load_volume(path: str | Path) -> tuple[Tensor, Frame]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"load_volume: there is no file {file}")
+    if not file.stat().st_size:
+        raise ValueError(f"load_volume: {file} must be a NIfTI file, it has no content (0 bytes)")
     try:
         stored = nib.load(file)
         shape = tuple(stored.shape)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) != 3 or min(shape) < 2:
-            raise ValueError(f"load_volume: {file} must be one volume of three axes, it has the shape {stored.shape}")
+            more = "; take one volume out of it" if len(shape) > 3 else ""
+            raise ValueError(
+                f"load_volume: {file} must be one volume of three axes, it has the shape {stored.shape}{more}"
+            )
         values = np.asarray(stored.dataobj).reshape(shape)
     except (ImageFileError, OSError, EOFError) as error:
-        raise ValueError(f"load_volume: {file} must be a readable NIfTI file: {error}") from error
+        raise ValueError(f"load_volume: {file} must be a readable NIfTI file (.nii, .nii.gz): {error}") from error
     if values.dtype.kind not in "biuf":
         raise ValueError(f"load_volume: {file} must hold real numbers, it holds {values.dtype}")
     array = np.ascontiguousarray(values, dtype=np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"load_volume: {file} must hold finite numbers, {np.sum(~np.isfinite(array))} voxels are not")
+        n_bad = int(np.sum(~np.isfinite(array)))
+        raise ValueError(
+            f"load_volume: {file} must hold finite numbers, {n_bad} of its voxels are NaN or infinite; replace them, "
+            "by 0 where there is nothing"
+        )
     if not array.any():
         raise ValueError(f"load_volume: {file} is empty: all voxels are 0")
     return torch.from_numpy(array)[None, None], Frame(shape, np.asarray(stored.affine, dtype=np.float64))

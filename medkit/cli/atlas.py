@@ -50,6 +50,8 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
             made.add_argument("atlas", help="folder of the atlas")
         return made
 
+    # As options of a bundle, which have a value.
+    switch: Any = {"nargs": "?", "const": True, "default": False, "type": _truth, "metavar": "True|False"}
     # No word of this parser is an option of its own, not even --help: argparse takes a first --option out of the rest.
     text = "build an atlas, or go on building it; the bundle hybrid_atlas"
     build = part("build", _build(run_bundle), text, prefix_chars="\0", add_help=False)
@@ -58,6 +60,8 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     add.add_argument("images", nargs="+", help="NIfTI files of the atlas's first contrast")
     add.add_argument("--mask", nargs="+", default=None, help="what is kept of each, such as its brain")
     add.add_argument("--alignment", choices=("affine", "rigid", "none"), default="affine", help="default: affine")
+    add.add_argument("--exclude_failed", **switch, help="go on without scans whose alignment failed")
+    add.add_argument("--replace", **switch, help="put scans in the place of those that were added under their names")
     apply = part("apply", _apply, "bring an image through the transformations of a subject")
     apply.add_argument("subject", help="name of the subject")
     apply.add_argument("image", help="in the space of the subject; with --inverse in that of the template")
@@ -85,6 +89,12 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     register.add_argument("--composite", action="store_true", help="also one .h5 file for ITK")
 
 
+def _truth(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be True or False, got {word!r}")
+    return word.lower() == "true"
+
+
 def _build(run_bundle: Run) -> Run:
     def build(options: argparse.Namespace) -> int:
         return run_bundle(argparse.Namespace(bundle="hybrid_atlas", rest=options.rest))
@@ -107,12 +117,12 @@ def _say(text: str) -> None:
 
 def _add(options: argparse.Namespace) -> int:
     atlas = _opened(options)
-    from medkit.atlas import AtlasFolder, add_subject, align_to_template, list_subjects
+    from medkit.atlas import add_scans
 
-    subjects = list_subjects({atlas.contrasts[0]: options.images}, masks=options.mask)
-    for subject in subjects:
-        matrix = None if options.alignment == "none" else align_to_template(atlas, subject, options.alignment)
-        member = add_subject(AtlasFolder(atlas.folder), subject, matrix)  # read anew: the last one is in it
+    added = add_scans(
+        atlas.folder, options.images, options.mask, options.alignment, options.exclude_failed, options.replace
+    )
+    for member in added:
         _say(f"{member.name} is in {atlas.folder / 'subjects'}, energy {member.energy:.6g}")
     return 0
 

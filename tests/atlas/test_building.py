@@ -276,7 +276,7 @@ def test_a_mirror_twice_is_none():
     ("change", "message"),
     [
         ({"mode": "fast"}, "'mode' must be one of"),
-        ({"alignment": "similar"}, "'alignment' one of"),
+        ({"alignment": "similar"}, "'alignment' must be one of"),
         ({"factors": (1, 2)}, "'factors' must fall to 1"),
         ({"n_rounds": (1,)}, "'n_rounds' must be 3 whole numbers"),
         ({"n_rounds": (0, 1, 1)}, "'n_rounds' must be 3 whole numbers"),
@@ -295,10 +295,12 @@ def test_steps_of_the_template_follow_the_levels():
         assert AtlasSettings(factors=factors, n_rounds=n, n_steps=n).n_template_steps == expected
 
 
-@pytest.mark.parametrize("spacing", [0, -1.0, math.nan])
+@pytest.mark.parametrize("spacing", [0, -1.0, math.nan, "fine"])
 def test_a_spacing_that_is_none_is_refused_before_anything_is_written(spacing, brains, tmp_path):
     with pytest.raises(ValueError, match="'spacing' must be a positive number of mm"):
         HybridAtlas(tmp_path / "atlas", spacing=spacing).build(list_subjects(brains))
+    with pytest.raises(ValueError, match="'jacobian_smoothing' must be at least 0 mm, got -1"):
+        HybridAtlas(tmp_path / "atlas", jacobian_smoothing=-1)
     assert not (tmp_path / "atlas").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from medkit.atlas import AtlasEvaluator, AtlasFolder, Frame, recompute_template, write_label_atlas, write_transforms
+from medkit.atlas import (
+    AtlasEvaluator,
+    AtlasFolder,
+    AtlasSubject,
+    Frame,
+    add_subject,
+    recompute_template,
+    write_label_atlas,
+    write_transforms,
+)
 from medkit.atlas.outputs.known_truth import against_truth, read_truth, simulated_cohort, truth_on
 from medkit.atlas.outputs.label_bridge import bridge_scores
 from medkit.ops import identity_points
@@ -112,6 +122,47 @@ def test_an_atlas_is_judged_and_stays_as_it_is(atlas: AtlasFolder, tmp_path: Pat
 # Edges
 
 
+def test_who_was_added_stands_apart_and_counts_once(tmp_path: Path) -> None:
+    made = small_atlas(tmp_path / "atlas", SIZE)
+    write_transforms(made)
+    recompute_template(made)
+    write_label_atlas(made)
+    for i, member in enumerate(made.members):  # other heads: a little brighter
+        stored = nibabel.load(member.subject.images["image"])
+        bright = np.asarray(stored.dataobj) * np.float32(1.01 + 0.01 * i)
+        nibabel.save(nibabel.Nifti1Image(bright, stored.affine), tmp_path / f"new{i}_image.nii")
+        own = nibabel.load(str(member.subject.labels))
+        nibabel.save(nibabel.Nifti1Image(np.asarray(own.dataobj), own.affine), tmp_path / f"new{i}_labels.nii")
+    quick = {"n_steps": (1, 1, 1)}
+    for i in (0, 1):
+        new = AtlasSubject(f"new{i}", {"image": str(tmp_path / f"new{i}_image.nii")})
+        add_subject(AtlasFolder(made.folder), new, made.members[i].matrix, **quick)
+    (tmp_path / "again").mkdir()
+    for name in ("new1", "new2"):
+        for kind in ("image", "labels"):
+            shutil.copy(tmp_path / f"{name}_{kind}.nii", tmp_path / "again" / f"{name}b_{kind}.nii")
+    options = {"images": str(tmp_path / "again" / "*_image.nii"), "labels": str(tmp_path / "again" / "*_labels.nii")}
+    AtlasEvaluator(made.folder, tmp_path / "out", **options).run()
+    summary, cases = read(tmp_path / "out")
+    assert set(cases) == {"s0", "s1", "s2", "new0", "new1b", "new2b", "template"}
+    assert set(cases["new0"]) == {"case", "added", "added_affine"}
+    assert set(cases["new1b"]) == {"case", "unseen", "unseen_affine"}
+    mean = np.mean([cases[name]["unseen"]["dice"] for name in ("new1b", "new2b")])
+    assert summary["unseen"]["dice"] == pytest.approx(mean)
+    assert "dice" not in summary["added"]
+    # Labels of those that were added, without any images.
+    AtlasEvaluator(made.folder, tmp_path / "own", labels=str(tmp_path / "new*_labels.nii")).run()
+    summary, cases = read(tmp_path / "own")
+    assert "unseen" not in summary
+    assert cases["new1"]["added"]["dice"] > 0.7
+    assert set(cases) == {"s0", "s1", "s2", "new0", "new1", "template"}
+    # Another head under the name of one that was added would be the same case.
+    shutil.copy(tmp_path / "new2_image.nii", tmp_path / "again" / "new0_image.nii")
+    with pytest.raises(ValueError, match="'new0' of 'images' has the name of another subject, which was added before"):
+        AtlasEvaluator(made.folder, tmp_path / "bad", images=[tmp_path / "again" / "new0_image.nii"]).run()
+    assert not (tmp_path / "bad").exists()
+
+
 def test_labels_may_be_given_later_and_images_stay_away(atlas: AtlasFolder, tmp_path: Path) -> None:
     bare = AtlasEvaluator(atlas.folder, tmp_path / "out", labels=str(atlas.folder / "native" / "s*_labels.nii.gz"))
     bare.atlas.members = tuple(replace(m, subject=replace(m.subject, labels=None)) for m in bare.atlas.members)
@@ -136,11 +187,22 @@ def test_only_simulated_subjects_have_a_simulated_truth(atlas: AtlasFolder) -> N
 def test_what_cannot_be_judged_is_refused(atlas: AtlasFolder, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="must hold a finished atlas"):
         AtlasEvaluator(tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match="'n_bridges' at least 1"):
+    with pytest.raises(ValueError, match="'n_bridges' must be at least 1"):
         AtlasEvaluator(atlas.folder, tmp_path / "out", n_bridges=0)
     native = [str(p) for p in (atlas.folder / "native").glob("s*_image.nii.gz")]
-    with pytest.raises(ValueError, match="that the atlas was not built of"):
+    with pytest.raises(ValueError, match="AtlasEvaluator: the atlas was built of 's0'"):
         AtlasEvaluator(atlas.folder, tmp_path / "out", images=native).run()
+    far = nibabel.load(str(atlas.members[0].subject.labels))
+    moved = far.affine.copy()
+    moved[0, 3] += 3000
+    nibabel.save(nibabel.Nifti1Image(np.asarray(far.dataobj), moved), tmp_path / "far_labels.nii")
+    stored = nibabel.load(native[0])
+    nibabel.save(nibabel.Nifti1Image(np.asarray(stored.dataobj) * 1.1, stored.affine), tmp_path / "far_image.nii")
+    options = {"images": str(tmp_path / "far_image.nii"), "labels": str(tmp_path / "far_labels.nii")}
+    with pytest.raises(ValueError, match=r"all labels of .*far_labels.nii lie outside the image"):
+        AtlasEvaluator(atlas.folder, tmp_path / "out", **options).run()
+    with pytest.raises(ValueError, match="'alignment' must be one of affine, rigid, none, got 'similar'"):
+        AtlasEvaluator(atlas.folder, tmp_path / "out", alignment="similar")
     with pytest.raises(ValueError, match="'members' must be at least two with labels"):
         bridge_scores(atlas, atlas.members[:1])
     with pytest.raises(ValueError, match="of one shape and not flat"):

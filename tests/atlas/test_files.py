@@ -98,6 +98,26 @@ def test_the_bundle_registers_as_the_function_does(pair, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_what_lies_elsewhere_is_refused_before_anything_is_written(pair, tmp_path):
+    stored = nibabel.load(pair / "moving.nii")
+    affine = stored.affine.copy()
+    affine[0, 3] += 2000
+    nibabel.save(nibabel.Nifti1Image(np.asarray(stored.dataobj), affine), tmp_path / "far.nii")
+    with pytest.raises(ValueError, match=r"nothing of .*far.nii lies where .*fixed.nii is; .* let 'alignment' be"):
+        register_files(pair / "fixed.nii", tmp_path / "far.nii", tmp_path / "out", alignment="none")
+    with pytest.raises(ValueError, match="'output_dir' must be a folder"):
+        register_files(pair / "fixed.nii", pair / "moving.nii", tmp_path / "far.nii")
+    with pytest.raises(ValueError, match="'sigma' must be a number above 0, got -1"):
+        main(["register", str(pair / "fixed.nii"), str(pair / "moving.nii"), str(tmp_path / "out"), "--sigma", "-1"])
+    atlas = small_atlas(tmp_path / "atlas", n=2)
+    write_transforms(atlas)
+    for words in ([], ["--inverse"]):
+        line = ["atlas", "apply", str(atlas.folder), "s0", str(tmp_path / "far.nii"), str(tmp_path / "o.nii"), *words]
+        with pytest.raises(ValueError, match=r"nothing of .*far.nii lies where (the image of 's0'|the template) is"):
+            main(line)
+    assert {path.name for path in tmp_path.iterdir()} == {"far.nii", "atlas"}
+
+
 def test_an_image_comes_to_the_template_and_back(tmp_path):
     atlas = small_atlas(tmp_path)
     write_transforms(atlas)

@@ -90,7 +90,11 @@ def test_both_together_and_a_new_subject_gets_the_same(tmp_path):
     atlas = HybridAtlas(tmp_path / "atlas", AtlasSettings(**options), report=False).build(list_subjects(folder))
     again = AtlasFolder(tmp_path / "atlas")
     assert json.loads((atlas.folder / RECORD).read_text())["intensities"]["bias_correction"] is True
-    new = AtlasSubject("new", {"image": str(folder / "s1.nii")})
+    stored = nibabel.load(folder / "s1.nii")
+    twin = np.asarray(stored.dataobj).copy()
+    twin[0, 0, 0] += 1e-6  # the same head, and not the same file
+    nibabel.save(nibabel.Nifti1Image(twin, stored.affine), tmp_path / "new.nii")
+    new = AtlasSubject("new", {"image": str(tmp_path / "new.nii")})
     member = add_subject(again, new, factors=(1,), n_steps=(1,))
     first = nibabel.load(atlas.folder / "prepared" / "s1_image.nii.gz")
     second = nibabel.load(member.subject.images["image"])

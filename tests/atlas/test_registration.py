@@ -140,7 +140,7 @@ def test_wrong_input_is_refused_in_a_sentence(pair) -> None:
         register_pair(fixed, moving, factors=(1, 2), n_steps=(1, 1))
     with pytest.raises(ValueError, match="'path' must be one of"):
         RegistrationModel(path="ddf")
-    with pytest.raises(ValueError, match="'sigma' must be positive, got -1"):
+    with pytest.raises(ValueError, match="'sigma' must be a number above 0, got -1"):
         RegistrationModel(sigma=-1)
     with pytest.raises(ValueError, match="must lie on the grid"):
         PairEnergy(RegistrationModel(), Grid((8, 8), (1.0, 1.0)), fixed, moving)

@@ -242,5 +242,11 @@ def test_warnings_name_what_is_wrong(atlas):
 def test_a_report_needs_measures(tmp_path):
     with pytest.raises(FileNotFoundError, match="write the measures first"):
         write_report(small_atlas(tmp_path / "atlas", SIZE, n=2))
-    with pytest.raises(FileNotFoundError, match="must hold a finished atlas"):
+    with pytest.raises(FileNotFoundError, match=r"must hold a finished atlas, there is no atlas.json$"):
         finish_atlas(tmp_path / "nothing")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "started.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="its building was interrupted, give the same command again"):
+        finish_atlas(tmp_path / "begun")
+    with pytest.raises(FileNotFoundError, match=r"there is no template .*atlas.nii.gz; finish_atlas writes what is"):
+        AtlasFolder(tmp_path / "atlas").template()

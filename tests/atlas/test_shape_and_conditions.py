@@ -207,8 +207,12 @@ def test_a_new_subject_is_aligned_labelled_and_changes_nothing(atlas, newcomer):
     assert {name: list(case) for name, case in anew.items()} == {name: list(case) for name, case in cases.items()}
     assert anew["new"]["added"] == pytest.approx(cases["new"]["added"])
     assert anew["s1"]["atlas"]["dice"] == cases["s1"]["atlas"]["dice"]
-    # The same name again takes its place.
-    add_subject(again, newcomer, subject_matrix(2), n_steps=(1, 1, 1))
+    # The same name again takes its place, if that is wanted.
+    record = (atlas.folder / "atlas.json").read_bytes()
+    with pytest.raises(ValueError, match=r"a subject 'new' was added before; replace it by 'replace' \(--replace\)"):
+        add_subject(again, newcomer, subject_matrix(2), n_steps=(1, 1, 1))
+    assert (atlas.folder / "atlas.json").read_bytes() == record
+    add_subject(again, newcomer, subject_matrix(2), n_steps=(1, 1, 1), replace=True)
     assert [m.name for m in AtlasFolder(atlas.folder).added] == ["new"]
 
 

@@ -37,7 +37,7 @@ def test_a_volume_has_its_place(tmp_path):
         (np.ones((4, 4, 4, 2), np.float32), "must be one volume of three axes"),
         (np.ones((4, 4), np.float32), "must be one volume of three axes"),
         (np.zeros((4, 4, 4), np.float32), "is empty"),
-        (np.full((4, 4, 4), np.nan, np.float32), "64 voxels are not"),
+        (np.full((4, 4, 4), np.nan, np.float32), "64 of its voxels are NaN or infinite; replace them"),
         (np.ones((4, 4, 4), np.complex64), "must hold real numbers"),
     ],
 )

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medkit.atlas.building.claiming import (
+    INPUTS,
+    WORK,
+    check_cohort,
+    check_reference,
+    claim,
+    given_up_when_refused,
+    is_claimed,
+)
 from medkit.atlas.building.finishing import finish_atlas
 from medkit.atlas.building.initial import check_initial, write_initial
+from medkit.atlas.building.inputs import look_at
 from medkit.atlas.building.intensity_work import prepare_intensities
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.level import Level
@@ -24,15 +34,13 @@ from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import Velocities, load, store
 from medkit.atlas.frame import Frame
 from medkit.atlas.itk_images import simple_itk
+from medkit.atlas.known_images import copies
 from medkit.atlas.priors import RegistrationPrior
 from medkit.atlas.pyramid import downsampled
 from medkit.atlas.result import RECORD, AtlasFolder, Member, write_record
 from medkit.atlas.subjects import AtlasSubject
-from medkit.workflow import atomic_path
 
 logger = logging.getLogger(__name__)
-
-STARTED = "started.json"
 
 
 class HybridAtlas:
@@ -70,7 +78,7 @@ class HybridAtlas:
         jacobian_smoothing: of the maps of the Jacobian, standard deviation of a Gaussian, mm.
 
     Raises:
-        ValueError: if the mode needs a prior and there is none, or the spacing is not positive.
+        ValueError: if the mode needs a prior and there is none, or the spacing or the smoothing is out of its range.
 
     Example:
         >>> HybridAtlas("my_atlas").build(list_subjects("brains/*.nii.gz"))
@@ -98,8 +106,10 @@ class HybridAtlas:
             raise ValueError(
                 f"HybridAtlas: the mode {self.settings.mode!r} needs a 'prior'; without one take 'iterative'"
             )
-        if spacing is not None and not 0 < spacing < math.inf:
-            raise ValueError(f"HybridAtlas: 'spacing' must be a positive number of mm, got {spacing}")
+        if spacing is not None and not (isinstance(spacing, (int, float)) and 0 < spacing < math.inf):
+            raise ValueError(f"HybridAtlas: 'spacing' must be a positive number of mm, got {spacing!r}")
+        if not (isinstance(jacobian_smoothing, (int, float)) and 0 <= jacobian_smoothing < math.inf):
+            raise ValueError(f"HybridAtlas: 'jacobian_smoothing' must be at least 0 mm, got {jacobian_smoothing!r}")
         self.prior = None if self.settings.mode == "iterative" else prior
         self.spacing, self.reference = spacing, reference
         self.initial = None if initial is None else str(initial)  # of a command line, 1001 comes as a number
@@ -123,16 +133,16 @@ class HybridAtlas:
         """
         began = time.monotonic()
         simple_itk("HybridAtlas")  # before hours of work, whose results need it
-        self._claim(subjects)
-        jobs = Jobs(self.folder / "work", self.shared)
+        digest = self._begin(subjects)
+        jobs = Jobs(self.folder / WORK, self.shared)
         if (self.folder / RECORD).exists() and (
             not jobs.root.exists() or (jobs.root / "outputs" / "result.json").exists()
         ):
             logger.info("%s is finished; nothing is left to do", self.folder)
             return AtlasFolder(self.folder)
-        cohort, self.intensities = prepare_intensities(jobs, self.settings, subjects, self.folder)
-        prepared = Preparation(jobs, self.settings, cohort, self.spacing, self.reference, self.exclude_failed)
-        frame, members = prepared.align()
+        refusing = partial(given_up_when_refused, self.folder, digest, self.settings, subjects, jobs)
+        with refusing():
+            prepared, frame, members = self._prepare(jobs, subjects)
         logger.info(
             "%d subjects on %s voxels of %s mm", len(members), "x".join(map(str, frame.size)),
             " x ".join(f"{h:g}" for h in frame.grid.spacing),
@@ -152,10 +162,11 @@ class HybridAtlas:
             level = Level(jobs, label, self.settings, grid, images, names, self.device)
             first, before = level.follow(f"{label}-start", velocities, None, self.settings.n_template_steps[i])
             if i == 0 and self.initial is not None:
-                first = write_initial(
-                    jobs, f"{label}-initial", self.initial, self.settings, frame, members, prepared.contrasts,
-                    prepared.images, first,
-                )  # fmt: skip
+                with refusing():
+                    first = write_initial(
+                        jobs, f"{label}-initial", self.initial, self.settings, frame, members, prepared.contrasts,
+                        prepared.images, first,
+                    )  # fmt: skip
                 before = level.judge(f"{label}-initial-judge", [first], velocities, False)[1]
             trace.append({"level": i + 1, "round": 0, "step": "template", "energy": before})
             velocities, records, phases = self._run_level(level, i, velocities, first, before, smallest_motion, trace)
@@ -274,30 +285,33 @@ class HybridAtlas:
         finish_atlas(self.folder, self.composite, self.jacobian_smoothing, self.report, jobs)
         jobs.once("outputs", dict)
 
-    def _claim(self, subjects: Sequence[AtlasSubject]) -> None:
-        """Refuse subjects that do not make a cohort, and a folder that holds another atlas."""
-        names = [subject.name for subject in subjects]
-        if len(names) < 2 or len(set(names)) != len(names):
-            raise ValueError(f"HybridAtlas: 'subjects' must be at least two, with names of their own, got {names}")
+    def _begin(self, subjects: Sequence[AtlasSubject]) -> str:
+        """Refuse subjects that do not make a cohort, and a folder that holds another atlas; return a word for it."""
+        check_cohort(subjects, self.settings)
         files = [asdict(subject) for subject in subjects]
         prior = None if self.prior is None else repr(self.prior.spec)
         more = {"reference": str(self.reference), "initial": self.initial, "prior": prior}
         digest = self.settings.digest(subjects=files, spacing=self.spacing, **more)
-        path = self.folder / STARTED
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))["digest"]
-            if known != digest:
-                raise ValueError(
-                    f"HybridAtlas: {self.folder} holds an atlas of other subjects or settings; take another "
-                    "'output_dir', or delete it"
-                )
-            return
-        if self.initial is not None:
-            check_initial(self.initial, subjects)
-        if self.folder.is_dir() and any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
-            raise ValueError(
-                f"HybridAtlas: 'output_dir' must be empty or hold this atlas, {self.folder} holds other files"
-            )
-        with atomic_path(path) as temporary:
-            text = json.dumps({"digest": digest, "settings": asdict(self.settings), "subjects": names}, indent=1)
-            temporary.write_text(text, encoding="utf-8")
+        if not is_claimed(self.folder, digest, self.settings, subjects):
+            if self.reference is not None:
+                check_reference(self.reference)
+            if self.initial is not None:
+                check_initial(self.initial, subjects)
+        if not (self.folder / RECORD).exists():
+            claim(self.folder, digest, self.settings, subjects)
+        return digest
+
+    def _prepare(self, jobs: Jobs, subjects: Sequence[AtlasSubject]) -> tuple[Preparation, Frame, tuple[Member, ...]]:
+        """Read, prepare and align the subjects."""
+        looks = look_at(jobs, INPUTS, subjects)
+        words = {name: {contrast: look.digest for contrast, look in of.items()} for name, of in looks.items()}
+        for sentence in copies(words):
+            logger.warning("%s Leave all but one out.", sentence)
+        cohort, self.intensities = prepare_intensities(jobs, self.settings, subjects, self.folder)
+        if not self.intensities.does_nothing:
+            looks = {
+                name: {contrast: replace(look, digest=words[name][contrast]) for contrast, look in of.items()}
+                for name, of in look_at(jobs, "look", cohort).items()
+            }
+        prepared = Preparation(jobs, self.settings, cohort, looks, self.spacing, self.reference, self.exclude_failed)
+        return prepared, *prepared.align()

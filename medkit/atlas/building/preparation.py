@@ -1,10 +1,9 @@
-"""What comes before the pyramid: subjects are looked at, brought into one frame, and written on its grid."""
+"""What comes before the pyramid: subjects are brought into one frame, and written on its grid."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,16 @@ import torch
 
 from medkit.atlas.affine_mean import without_mean
 from medkit.atlas.affine_registration import register_affine
-from medkit.atlas.building.failed_alignment import draw_failure
+from medkit.atlas.building.inputs import Looks
 from medkit.atlas.building.jobs import Jobs, Record
 from medkit.atlas.building.settings import AtlasSettings
 from medkit.atlas.building.velocities import load, store
 from medkit.atlas.frame import Frame, common_frame, resampled
 from medkit.atlas.misalignment import misaligned
-from medkit.atlas.outputs.label_maps import load_labels
+from medkit.atlas.outputs.failed_alignment import draw_failure
 from medkit.atlas.result import Member, bring, stripped
 from medkit.atlas.subjects import AtlasSubject
-from medkit.atlas.volumes import Appearance, appearance, load_volume, scaled
+from medkit.atlas.volumes import Appearance, load_volume, scaled
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +29,13 @@ COARSEST = 2.0  # mm, of the images that affine maps are found on
 
 
 class Preparation:
-    """Look at subjects, align them, and write them on the frame of the atlas.
+    """Align subjects, and write them on the frame of the atlas.
 
     Args:
         jobs: runs the pieces.
         settings: of the atlas.
         subjects: its subjects.
+        looks: what is known of their images.
         spacing: of the frame, mm; ``None``: the median of the subjects'.
         reference: NIfTI file whose grid is the frame; ``None``: one that holds all subjects.
         exclude_failed: whether to leave out subjects whose alignment failed; otherwise they end the run.
@@ -46,6 +46,7 @@ class Preparation:
         jobs: Jobs,
         settings: AtlasSettings,
         subjects: Sequence[AtlasSubject],
+        looks: Looks,
         spacing: float | None = None,
         reference: str | Path | None = None,
         exclude_failed: bool = False,
@@ -54,7 +55,9 @@ class Preparation:
         self.subjects = {subject.name: subject for subject in subjects}
         self.contrasts = tuple(sorted({contrast for subject in subjects for contrast in subject.images}))
         self.spacing, self.reference = spacing, reference
+        self.looks, self._seen = looks, {n: {c: look.seen for c, look in of.items()} for n, of in looks.items()}
         self.excluded: dict[str, str] = {}
+        self._fits: dict[str, dict[str, float]] = {}
 
     @property
     def images(self) -> Path:
@@ -70,7 +73,7 @@ class Preparation:
         Raises:
             ValueError: if a file is bad, or the alignment of a subject failed.
         """
-        looks = self._look()
+        looks = self._seen
         frame = self._frame(looks)
         matrices = {name: np.eye(4) for name in self.subjects}
         if self.settings.alignment != "none":
@@ -81,48 +84,20 @@ class Preparation:
                 matrix,
                 {contrast: (look.low, look.high) for contrast, look in looks[name].items()},
                 {contrast: look.is_whole for contrast, look in looks[name].items()},
+                digests={contrast: look.digest for contrast, look in self.looks[name].items()},
+                alignment=self._fits.get(name, {}),
             )
             for name, matrix in matrices.items()
         )
         self._write({member.name: member for member in members}, frame)
         return frame, members
 
-    def _look(self) -> dict[str, dict[str, Appearance]]:
-        """Read every file once, so that a bad one ends the run before anything is computed."""
-
-        def work(name: str) -> Record:
-            subject = self.subjects[name]
-            try:
-                found = {}
-                for contrast in subject.images:
-                    volume, source = stripped(subject, contrast)
-                    weight = None
-                    if subject.weight is not None:
-                        values, grid = load_volume(subject.weight)
-                        weight = resampled(values, grid, source, mode="nearest", padding="zeros")
-                    seen = appearance(volume, source, weight)
-                    found[contrast] = {**asdict(seen), "spacing": source.grid.spacing}
-                if subject.labels is not None:
-                    _check_labels(subject.labels, source)
-                return found
-            except (ValueError, FileNotFoundError) as error:
-                raise ValueError(f"HybridAtlas: the subject {name!r} cannot be used: {error}") from error
-
-        records = self.jobs.each("look", list(self.subjects), work)
-        self._spacings = [min(look["spacing"]) for record in records.values() for look in record.values()]
-        fields = Appearance.__dataclass_fields__
-        return {
-            name: {
-                c: Appearance(**{key: value for key, value in look.items() if key in fields}) for c, look in r.items()
-            }
-            for name, r in records.items()
-        }
-
     def _frame(self, looks: Mapping[str, Mapping[str, Appearance]]) -> Frame:
         """Return the grid of the atlas."""
         if self.reference is not None:
             return load_volume(self.reference)[1]
-        spacing = float(np.median(self._spacings)) if self.spacing is None else self.spacing
+        spacings = [look.spacing for of in self.looks.values() for look in of.values()]
+        spacing = float(np.median(spacings)) if self.spacing is None else self.spacing
         together = self.settings.alignment == "none"
         boxes = [(look.lowest, look.highest) for each in looks.values() for look in each.values()]
         if together and self.spacing is None:
@@ -170,12 +145,6 @@ class Preparation:
         Who does not fit at the end of a round is in neither mean: noise would be part of what the others are judged by.
         """
         scan = self.contrasts[0]
-        lacking = [name for name, subject in self.subjects.items() if scan not in subject.images]
-        if lacking:
-            raise ValueError(
-                f"HybridAtlas: for the alignment all subjects must have the contrast {scan!r}, {lacking[0]!r} has not; "
-                "align them before, and set alignment to 'none'"
-            )
         names = list(self.subjects)
         coarse = frame.grid.coarser(max(1.0, COARSEST / min(frame.grid.spacing)))
         grid = _frame_of(frame, coarse.size)
@@ -215,6 +184,9 @@ class Preparation:
                 self._mean(f"{phase}-mean", image_of, {names[i]: matrices[names[i]] for i in trusted}, grid)
         scores, overlaps = ([float(records[name][key]) for name in names] for key in ("score", "overlap"))
         bad = misaligned(scores, [matrices[name] for name in names], overlaps)
+        self._fits = {
+            name: {"score": score, "overlap": o} for name, score, o in zip(names, scores, overlaps, strict=True)
+        }
         failed = {names[i]: reason for i, reason in bad}
         pictures = self._draw(list(failed), image_of, matrices, grid, first)
         for name, reason in failed.items():
@@ -279,18 +251,6 @@ def _trusted(records: Sequence[Record]) -> list[int]:
     named = {i for i, _ in misaligned(scores, maps, overlaps)}
     fitting = [i for i in range(len(records)) if i not in named]
     return fitting if len(fitting) > max(1, len(records) // 2) else list(range(len(records)))
-
-
-def _check_labels(path: str, image: Frame) -> None:
-    """Refuse labels of which none lies on the image of their subject; a map of background alone is one."""
-    labels, grid = load_labels(path)
-    seen = np.argwhere(labels > 0)
-    if not len(seen):
-        return
-    whole = np.linalg.inv(image.affine) @ grid.affine
-    indices = seen @ whole[:3, :3].T + whole[:3, 3]
-    if not ((indices > -0.5) & (indices < np.array(image.size) - 0.5)).all(1).any():
-        raise ValueError(f"all labels of {path} lie outside the image; both must be in one space, in mm")
 
 
 def _middle(looks: Mapping[str, Appearance]) -> np.ndarray:

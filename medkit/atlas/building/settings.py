@@ -77,11 +77,11 @@ class AtlasSettings:
         for name in ("factors", "n_rounds", "n_steps", "n_template_steps"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.mode not in MODES or self.alignment not in ALIGNMENTS:
-            raise ValueError(
-                f"AtlasSettings: 'mode' must be one of {', '.join(MODES)} and 'alignment' one of "
-                f"{', '.join(ALIGNMENTS)}, got {self.mode!r} and {self.alignment!r}"
-            )
+        for name, known in (("mode", MODES), ("alignment", ALIGNMENTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"AtlasSettings: '{name}' must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         factors = list(self.factors)
         if not self.n_template_steps:
             steps = tuple(max(0, 2 - coarser) for coarser in reversed(range(len(factors))))

@@ -39,6 +39,27 @@ def load_labels(path: str | Path) -> tuple[np.ndarray, Frame]:
     return labels, frame
 
 
+def check_labels(path: str, image: Frame) -> None:
+    """Refuse labels of which none lies on the image of their subject; a map of background alone is one.
+
+    Args:
+        path: NIfTI file of the labels.
+        image: grid of the image.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no volume of labels, or of another space.
+    """
+    labels, grid = load_labels(path)
+    seen = np.argwhere(labels > 0)
+    if not len(seen):
+        return
+    whole = np.linalg.inv(image.affine) @ grid.affine
+    indices = seen @ whole[:3, :3].T + whole[:3, 3]
+    if not ((indices > -0.5) & (indices < np.array(image.size) - 0.5)).all(1).any():
+        raise ValueError(f"check_labels: all labels of {path} lie outside the image; both must be in one space, in mm")
+
+
 def smallest_type(values: np.ndarray) -> torch.dtype:
     """Return the type of NIfTI files that is enough for labels."""
     top = int(values.max(initial=0))

@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medkit.atlas.frame import Frame
-from medkit.atlas.outputs.label_atlas import LABELS, STEPS, read_probabilities
+from medkit.atlas.outputs.label_atlas import LABELS
 from medkit.atlas.outputs.label_maps import dice_scores, load_labels, smallest_type
 from medkit.atlas.outputs.saved_transforms import read_forward, read_inverse, subject_path
+from medkit.atlas.outputs.sparse_labels import sparse_labels
 from medkit.atlas.result import AtlasFolder, Member
 from medkit.atlas.volumes import load_volume
 from medkit.ops import identity_points, sample
@@ -54,23 +55,7 @@ def propagate_labels(atlas: AtlasFolder, member: Member, grid: Frame, mode: str 
             raise FileNotFoundError(f"propagate_labels: there is no {path}; write the label atlas")
         labels = torch.from_numpy(np.asarray(nib.load(path).dataobj).astype(np.float64))[None, None]
         return sample(labels, points, "nearest", "zeros")[0, 0].numpy().astype(np.int64)
-    flat = points.reshape(3, -1)
-    best, winner, total = (torch.zeros(flat.shape[1], dtype=torch.float64) for _ in range(3))
-    for value, volume in read_probabilities(atlas):
-        box = _box(volume)
-        if box is None:
-            continue
-        low = torch.tensor([s.start for s in box], dtype=torch.float64).reshape(3, 1)
-        high = torch.tensor([s.stop - 1 for s in box], dtype=torch.float64).reshape(3, 1)
-        near = torch.nonzero(((flat > low - 1) & (flat < high + 1)).all(0))[:, 0]
-        crop = torch.from_numpy(volume[box].astype(np.float64) / STEPS)[None, None]
-        found = sample(crop, (flat[:, near] - low).reshape(1, 3, -1, 1, 1), padding="zeros").reshape(-1)
-        total[near] += found
-        better = found > best[near]
-        best[near] = torch.where(better, found, best[near])
-        winner[near] = torch.where(better, float(value), winner[near])
-    # What the labels leave is background.
-    return torch.where(best > 1 - total, winner, 0.0).reshape(grid.size).numpy().astype(np.int64)
+    return sparse_labels(atlas).most_probable(points.reshape(3, -1).numpy()).reshape(grid.size)
 
 
 def _template_points(atlas: AtlasFolder, member: Member, grid: Frame) -> Tensor:
@@ -81,17 +66,6 @@ def _template_points(atlas: AtlasFolder, member: Member, grid: Frame) -> Tensor:
     aligned = torch.einsum("ij,bjxyz->bixyz", torch.from_numpy(whole[:3, :3]), points)
     aligned = aligned + torch.from_numpy(whole[:3, 3]).reshape(1, 3, 1, 1, 1)
     return aligned + sample(read_inverse(atlas, member).double(), aligned)
-
-
-def _box(volume: np.ndarray) -> tuple[slice, ...] | None:
-    """Box around what is not 0."""
-    slices = []
-    for axis in range(3):
-        seen = np.flatnonzero(volume.any(axis=tuple(k for k in range(3) if k != axis)))
-        if not len(seen):
-            return None
-        slices.append(slice(int(seen[0]), int(seen[-1]) + 1))
-    return tuple(slices)
 
 
 def write_subject_labels(

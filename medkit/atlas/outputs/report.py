@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -15,13 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import medkit
+from medkit.atlas.known_images import copies
 from medkit.atlas.outputs.measures import CASES, FOREGROUND, WHOLE
 from medkit.atlas.outputs.panels import Layer, png
 from medkit.atlas.outputs.pictures import checkerboard, draw_energies, draw_layers, draw_preview, draw_subject
 from medkit.atlas.outputs.planes import Planes
+from medkit.atlas.outputs.report_parts import (
+    alignment_part,
+    intensity_part,
+    measure_table,
+    picture,
+    settings_table,
+    volume_part,
+    warning_list,
+)
 from medkit.atlas.outputs.saved_transforms import log_jacobian, read_forward
 from medkit.atlas.result import AtlasFolder, Member, bring, template_name
+from medkit.atlas.subject_names import lookalikes
 from medkit.workflow import atomic_path
 
 REPORT = "report.html"
@@ -38,7 +47,7 @@ body { background: #101214; color: #e8e8e8; font: 15px/1.5 system-ui, sans-serif
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #444 } h3 { font-size: 1rem; margin-bottom: .2rem }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto } td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #333; white-space: nowrap }
 td:first-child, th:first-child { text-align: left } img { max-width: 100%; display: block; margin: .3rem 0 } p.note { color: #aaa; font-size: .85rem; margin: .2rem 0 }
-ul.warnings { border-left: 4px solid #ffb300; padding: .5rem 2rem; background: #2a2410 }
+summary { cursor: pointer } ul.warnings { border-left: 4px solid #ffb300; padding: .5rem 2rem; background: #2a2410 }
 """  # noqa: E501
 
 
@@ -46,7 +55,8 @@ def write_report(atlas: AtlasFolder) -> None:
     """Write ``report.html``, one file that needs no other and no network, and ``preview.png``.
 
     The report shows the settings, what to be wary of, the template with its standard deviation and weight in three
-    planes, the energy from round to round, the numbers of the subjects, and subjects on the template: the difference,
+    planes, the energy from round to round, how subjects were aligned and what was done to their intensities, their
+    numbers, the volumes of labels, and subjects on the template: the difference,
     the grid as the warp moves it, and the logarithm of its Jacobian; of those that fit worst also checkerboards.
 
     Args:
@@ -70,16 +80,20 @@ def write_report(atlas: AtlasFolder) -> None:
     parts = [
         f"<h1>Atlas of {len(atlas.members)} subjects</h1>",
         f'<p class="note">{escape(str(atlas.folder.resolve()))}</p>',
-        _warnings(found_warnings(atlas, record["cases"], summary)),
+        warning_list(found_warnings(atlas, record["cases"], summary)),
         "<h2>Settings</h2>",
-        _settings(atlas, summary),
+        settings_table(atlas, summary),
         "<h2>Template</h2>",
         '<p class="note">The patient\'s right is on the left. Standard deviation: of the subjects on the template. '
         "Weight: how many subjects count, each with its change of volume.</p>",
-        *(_picture(png(draw_layers(layers, planes)), "template") for layers in _template_layers(atlas, template)),
-        "<h2>Energy</h2>" + _picture(png(energies), "energy of each round") if energies is not None else "",
+        *(picture(png(draw_layers(layers, planes)), "template") for layers in _template_layers(atlas, template)),
+        "<h2>Energy</h2>" + picture(png(energies), "energy of each round") if energies is not None else "",
+        "<h2>Alignment</h2>",
+        alignment_part(atlas),
+        *_section("Intensities", intensity_part(atlas, ranked[:N_SHOWN])),
         "<h2>Measures</h2>",
-        _measure_table(record),
+        measure_table(record),
+        *_section("Volumes of labels", volume_part(atlas)),
         "<h2>Subjects that fit worst</h2>",
         '<p class="note">By the correlation of the template, pushed to the subject, with it. Checkerboards of template '
         "and subject, the subject's squares darker: where edges go on from square to square, both agree.</p>",
@@ -108,6 +122,8 @@ def found_warnings(atlas: AtlasFolder, cases: Sequence[Mapping[str, Any]], summa
         summary: of ``summary.json``.
     """
     found = [f"{name} was left out: {reason}" for name, reason in atlas.excluded.items()]
+    found += copies({member.name: member.digests for member in atlas.members})
+    found += lookalikes([member.name for member in atlas.members])
     own = [(case["case"], case["atlas"]) for case in cases if "atlas" in case]
     for name, measures in own:
         if measures["folded_percent"]:
@@ -132,46 +148,15 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def _section(title: str, text: str) -> list[str]:
+    return [f"<h2>{title}</h2>", text] if text else []
+
+
 def _ranked(atlas: AtlasFolder, cases: Sequence[Mapping[str, Any]]) -> list[Member]:
     """Members, the one that fits worst first."""
     fit = {case["case"]: case["atlas"]["ncc_to_subject"] for case in cases if "atlas" in case}
     known = {name: float(ncc) for name, ncc in fit.items() if ncc is not None}
     return sorted(atlas.members, key=lambda m: known.get(m.name, -2.0))
-
-
-def _warnings(found: Sequence[str]) -> str:
-    if not found:
-        return '<p class="note">No warnings.</p>'
-    return '<ul class="warnings">' + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
-
-
-def _picture(data: bytes, text: str) -> str:
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
-
-
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line(head, 'th') if head else ''}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
-def _settings(atlas: AtlasFolder, summary: Mapping[str, Any]) -> str:
-    grid, model = atlas.frame.grid, atlas.model
-    rows = [
-        ("contrasts", ", ".join(atlas.contrasts)),
-        ("grid", f"{' × '.join(map(str, grid.size))} voxels of {' × '.join(f'{h:.4g}' for h in grid.spacing)} mm"),
-        ("path", {"svf": "stationary velocity", "lddmm": "geodesic (LDDMM)"}[model.path]),
-        ("noise σ", f"{model.sigma:g}"),
-        ("smoothness α, γ, power", f"{model.alpha:g} mm², {model.gamma:g}, {model.power:g}"),
-        ("form of the data term", model.form),
-        ("final steps", str(atlas.n_final_steps)),
-        ("left-right symmetric", "yes" if atlas.symmetric else "no"),
-        *((name.replace("_", " "), f"{value:.4g}") for name, value in summary.items()),
-        ("added later", ", ".join(m.name for m in atlas.added) or "nobody"),
-        ("medkit", medkit.__version__),
-    ]
-    return _table(rows)
 
 
 def _stored(path: Path) -> Tensor:
@@ -201,25 +186,6 @@ def _bright(image: Tensor) -> float:
     return max(float(torch.quantile(seen[:: len(seen) // 100_000 + 1], 0.995)) if len(seen) else 1.0, 1e-3)
 
 
-def _measure_table(record: Mapping[str, Any]) -> str:
-    summary = {method: values for method, values in record["summary"].items() if method in ("atlas", "added")}
-    metrics = list(dict.fromkeys(name for values in summary.values() for name in values))
-
-    def cells(values: Mapping[str, Any]) -> list[str]:
-        return ["" if values.get(name) is None else f"{values[name]:.4g}" for name in metrics]
-
-    rows = [
-        [case["case"] + (" (added)" if method == "added" else ""), *cells(case[method])]
-        for case in record["cases"]
-        for method in summary
-        if method in case
-    ]
-    rows += [[f"mean, {method}", *cells(values)] for method, values in summary.items()]
-    if "affine" in record["summary"]:
-        rows.append(["mean, affine map alone", *cells(record["summary"]["affine"])])
-    return _table(rows, ["subject", *(name.replace("_", " ") for name in metrics)])
-
-
 def _first_channel(atlas: AtlasFolder, member: Member) -> int:
     return next(k for k, contrast in enumerate(atlas.contrasts) if contrast in member.subject.images)
 
@@ -231,10 +197,10 @@ def _subject(atlas: AtlasFolder, member: Member, template: Tensor, planes: Plane
     warped, own = images[0, k], template[0, k]
     logarithm = log_jacobian(forward, atlas.frame)[0, 0]
     parts = [f"<h3>{escape(member.name)}</h3>"]
-    parts.append(_picture(png(draw_subject(own, warped, forward[0], logarithm, planes)), f"{member.name}, axial"))
+    parts.append(picture(png(draw_subject(own, warped, forward[0], logarithm, planes)), f"{member.name}, axial"))
     if boards:
         board = Layer("checkerboard", checkerboard(own, DARKER * warped), high=_bright(own))
-        parts.append(_picture(png(draw_layers([board], planes)), f"{member.name}, checkerboards"))
+        parts.append(picture(png(draw_layers([board], planes)), f"{member.name}, checkerboards"))
     return "\n".join(parts)
 
 
