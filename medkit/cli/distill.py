@@ -90,9 +90,10 @@ def _distill(words: Sequence[str], find: Callable[[str], Path], files_of: Callab
     overlay |= {"trainer_id": options.trainer_id, "evaluator_id": options.evaluator_id}
     overlay |= {"student_ckpt": options.student_ckpt, "kd_force": options.force}
     overrides = [*rest, *(["--device", options.device] if options.device else [])]
-    base = _merged(files, folder, overrides)
+    base = _read(files)
     if twice := sorted(set(overlay) & set(base)):
-        parser.error(f"the bundle has {twice} itself; merge an overlay of your own, made by --write")
+        parser.error(f"the bundle's configs have {twice} themselves; rename that there")
+    _override(base, overlay, {"bundle_root": str(folder), **_pairs(overrides)})
     if options.probe or options.report:
         return _look(options, base, overlay)
     if options.write:
@@ -106,28 +107,45 @@ def _teacher(text: str, find: Callable[[str], Path]) -> dict[str, Any]:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return ast.literal_eval(text)
+        return _literal("--teacher", text)
 
 
 def _taps(words: Sequence[str]) -> list[str]:
     """Paths as words, or as one list in Python's spelling."""
     if len(words) == 1 and words[0].lstrip().startswith("["):
-        return [str(word) for word in ast.literal_eval(words[0])]
+        return [str(word) for word in _literal("taps", words[0])]
     return list(words)
 
 
-def _merged(files: Sequence[str], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The bundle's config with the options of the command line."""
-    from fire.parser import DefaultParseValue
+def _literal(name: str, text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        _parser().error(f"{name} must be written as in JSON or Python, got {text}")
+
+
+def _read(files: Sequence[str]) -> dict[str, Any]:
+    """The bundle's config."""
     from monai.bundle import ConfigParser
 
-    parser = ConfigParser()
-    parser.read_config(list(files))
-    parser["bundle_root"] = str(folder)
-    for name, value in zip(overrides[::2], overrides[1::2], strict=False):
-        parser[name.lstrip("-")] = DefaultParseValue(value)
-    config: Any = parser.get()
-    return config
+    return ConfigParser.load_config_files(list(files))
+
+
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """Options and their values, as `monai.bundle` reads them."""
+    from fire.parser import DefaultParseValue
+
+    return {name.lstrip("-"): DefaultParseValue(value) for name, value in zip(words[::2], words[1::2], strict=False)}
+
+
+def _override(base: dict[str, Any], overlay: dict[str, Any], values: dict[str, Any]) -> None:
+    """Put options into the overlay, which has them, or into the bundle's config."""
+    from monai.bundle import ConfigParser
+
+    for name, value in values.items():
+        parser = ConfigParser()
+        parser.config = overlay if name.replace("::", "#").split("#")[0] in overlay else base  # type: ignore[assignment]
+        parser[name] = value
 
 
 def _write(path: Path, base: dict[str, Any], overlay: dict[str, Any]) -> int:
@@ -176,7 +194,7 @@ def _look(options: argparse.Namespace, base: dict[str, Any], overlay: dict[str, 
         return parser.get_parsed_content(id)
 
     if options.trainer_id not in parser:
-        raise ValueError(f"medkit distill: the config has no trainer '{options.trainer_id}'; give --trainer_id")
+        _parser().error(f"the config has no trainer '{options.trainer_id}'; give --trainer_id")
     student = built(f"{options.trainer_id}#network")
     teacher = built("teacher")
     if options.teacher_ckpt:

@@ -115,7 +115,9 @@ def bundle_network(
     parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(folder), **dict(options or {})})
     if network_id not in parser:
-        raise ValueError(f"bundle_network: {folder} has no '{network_id}', it has {sorted(parser.get())}; name it with 'network_id'")
+        raise ValueError(
+            f"bundle_network: {folder} has no '{network_id}', it has {sorted(parser.get())}; name it with 'network_id'"
+        )
     network = parser.get_parsed_content(network_id)
     weights = folder / "models" / "model.pt" if ckpt_path is None else Path(ckpt_path)
     if ckpt_path is None and not weights.is_file():
