@@ -185,3 +185,11 @@ def test_wrong_arguments_are_refused():
         DistillationHandler(loss, unit="batch")
     with pytest.raises(ValueError, match=r"must name teachers of \['teacher'\], got \['big'\]"):
         DistillationHandler(loss, image_key={"big": "clean"})
+
+
+def test_an_optimizer_without_the_adapters_is_refused():
+    student = net(0)
+    loss = distillation(student, net(1, 6), {"fit": fitnet()})
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"must have the parameters of the loss, .* join_parameters"):
+        trainer(student, loss, optimizer=optimizer).run()
