@@ -5,6 +5,21 @@ from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_ma
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
+from medkit.distill.engine import (
+    DistillationHandler,
+    DistillationLoss,
+    SoKDPolicyHandler,
+    add_distillation,
+    bundle_network,
+    compression_report,
+    distillation_overlay,
+    example_image,
+    install_distillation,
+    join_parameters,
+    load_teacher,
+    tappable_modules,
+    validate_network,
+)
 from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseKD, FitNet
 from medkit.distill.fusion import AdaptiveFeatureFusion
 from medkit.distill.hmds import HMDS
@@ -37,6 +52,8 @@ __all__ = [
     "ConvRegression3",
     "CosineWeight",
     "DeepSupervisionKD",
+    "DistillationHandler",
+    "DistillationLoss",
     "DistillationSum",
     "DistillationTerm",
     "DistinctiveArea",
@@ -54,16 +71,27 @@ __all__ = [
     "ReviewKD",
     "SimilarityPreserving",
     "SoKD",
+    "SoKDPolicyHandler",
     "StopAt",
     "UnifiedDistributionKD",
     "WeightSchedule",
     "WeightedTerm",
+    "add_distillation",
     "box_masks",
     "build_adapter",
+    "bundle_network",
+    "compression_report",
+    "distillation_overlay",
+    "example_image",
     "gaussian_divergence",
     "hierarchical_context_loss",
+    "install_distillation",
+    "join_parameters",
+    "load_teacher",
     "peak_boxes",
     "probe_taps",
     "standardize_logits",
+    "tappable_modules",
     "unet_stages",
+    "validate_network",
 ]
