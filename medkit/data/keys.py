@@ -93,7 +93,7 @@ In denoising, of images ``(C, *S)``, there are, or change:
 =============  ==========================  =========  =================================================================
 sigma          ()                          float32    standard deviation of the noise, unit of ``image``; of complex
                                                       noise that of the real part; 0 where nobody tells
-window         (2,)                        float64    intensities, in the unit of the file, that are 0 and 1 in ``image``
+window         (2,)                        float64    intensities, unit of the file, that are 0 and 1 in ``image``
 modality       str                                    ``"CT"`` or another of DICOM's, ``""`` where the file tells none
 series_uid     str                                    of a DICOM series, whose folder is the ``path``
 peak           ()                          float32    expected counts where ``image`` is 1

@@ -49,17 +49,19 @@ class NonLocalMeans:
         sigma = sigma if sigma > 0 else float(white_noise_sigma(noisy).mean())
         array = noisy.detach().cpu().float().numpy()
         volume = array[..., None] if array.ndim == 3 else array
-        slices = [
-            denoise_nl_means(
-                volume[..., i],
-                patch_size=self.patch_size,
-                patch_distance=self.patch_distance,
-                h=self.strength * sigma,
-                sigma=sigma,
-                fast_mode=True,
-                channel_axis=0,
-            )
-            for i in range(volume.shape[-1])
-        ]
-        result = np.stack(slices, -1).astype(np.float32)
-        return torch.from_numpy(result.reshape(array.shape))
+        result = np.stack([self._denoised(volume[..., i], sigma) for i in range(volume.shape[-1])], -1)
+        return torch.from_numpy(result.reshape(array.shape).astype(np.float32))
+
+    def _denoised(self, array: np.ndarray, sigma: float) -> np.ndarray:
+        # Of one channel scikit-image returns (H, W), with the axes exchanged where that channel was the first axis.
+        is_grey = len(array) == 1
+        result = denoise_nl_means(
+            array[0] if is_grey else array,
+            patch_size=self.patch_size,
+            patch_distance=self.patch_distance,
+            h=self.strength * sigma,
+            sigma=sigma,
+            fast_mode=True,
+            channel_axis=None if is_grey else 0,
+        )
+        return result[None] if is_grey else result

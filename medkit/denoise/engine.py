@@ -115,14 +115,16 @@ class SaveDenoised:
         noisy = _plain(sample[IMAGE])[: len(images[self.method])]
         clean = _plain(sample[LABEL])[: len(noisy)] if LABEL in sample else None
         low, high = (float(x) for x in sample[WINDOW])
+        notes: dict[str, str] = {}
         if clean is not None:
             sigma = float(sample.get(SIGMA, 0.0))
-            images = {**{name: one(noisy, sigma=sigma) for name, one in self.baselines.items()}, **images}
+            images = {**{name: denoise(noisy, sigma=sigma) for name, denoise in self.baselines.items()}, **images}
             scores = {
                 name: image_metrics(image, clean, high - low if sample.get(MODALITY) == "CT" else None)
                 for name, image in {NOISY: noisy, **images}.items()
             }
             self._cases.append({CASE: case, **scores})
+            notes = {name: f"PSNR {one['psnr']:.2f} dB, SSIM {one['ssim']:.3f}" for name, one in scores.items()}
         affine = np.asarray(sample.get(AFFINE, np.eye(4)), dtype=np.float64)
         if self.use_files:
             source = Path(str(sample[PATH]))
@@ -137,13 +139,6 @@ class SaveDenoised:
                 self.slice_axis,
             )
         if self.use_png:
-            notes = {}
-            if clean is not None:
-                notes = {
-                    name: f"PSNR {m['psnr']:.2f} dB, SSIM {m['ssim']:.3f}"
-                    for name, m in self._cases[-1].items()
-                    if name != CASE
-                }
             draw_case(self.output_dir / f"{case}.png", noisy, images, clean, sample, notes, case)
 
     def _save_metrics(self) -> None:

@@ -40,8 +40,8 @@ def restored_mean(denoised: Tensor, noisy: Tensor, radius: float = 16.0) -> Tens
     """
     if denoised.shape != noisy.shape or denoised.ndim not in (3, 4):
         raise ValueError(
-            f"restored_mean: 'denoised' and 'noisy' must be of one shape (C, H, W[, S]), got {tuple(denoised.shape)} and "
-            f"{tuple(noisy.shape)}"
+            f"restored_mean: 'denoised' and 'noisy' must be of one shape (C, H, W[, S]), got "
+            f"{tuple(denoised.shape)} and {tuple(noisy.shape)}"
         )
     if not radius > 0:
         raise ValueError(f"restored_mean: 'radius' must be positive, got {radius}")

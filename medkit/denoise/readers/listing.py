@@ -30,6 +30,7 @@ from medkit.denoise.readers.files import (
 )
 
 NAME = "image_list"
+KNOWN = ", ".join((*NIFTI_SUFFIXES, *PICTURE_SUFFIXES))
 
 
 def image_list(
@@ -124,10 +125,7 @@ def _of_path(path: Path, split: str, patterns: list[str], subject: str | None) -
         if is_dicom(path):
             raise ValueError(f"{NAME}: {path} is one file of a DICOM series; give the folder that holds the series")
         if not suffix_of(path):
-            raise ValueError(
-                f"{NAME}: {path} must be one of {', '.join((*NIFTI_SUFFIXES, *PICTURE_SUFFIXES))}, or a folder of a "
-                "DICOM series; convert it"
-            )
+            raise ValueError(f"{NAME}: {path} must be one of {KNOWN}, or a folder of a DICOM series; convert it")
         return [{names.PATH: str(path), names.CASE: _stem(path)}]
     folders = [(folder, split_of_folder(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()]
     marked = [(folder, of) for folder, of in folders if of is not None]
@@ -166,8 +164,8 @@ def _images(root: Path, folders: list[Path], patterns: list[str]) -> list[dict[s
         suffixes = Counter("".join(file.suffixes[-2:]) or file.name for file in found)
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(5)) or "no file"
         raise ValueError(
-            f"{NAME}: {', '.join(map(str, folders))} must hold images ({', '.join((*NIFTI_SUFFIXES, *PICTURE_SUFFIXES))}) "
-            f"or a DICOM series that fit {patterns}, it holds {kinds}; convert them, or give another folder"
+            f"{NAME}: {', '.join(map(str, folders))} must hold images ({KNOWN}) or a DICOM series that fit {patterns}, "
+            f"it holds {kinds}; convert them, or give another folder"
         )
     stems = Counter(_stem(file) for file in files)
     entries = [

@@ -81,8 +81,8 @@ class GivenSigmad(MapTransform):
             )
         if sigma is not None and not is_used:
             raise ValueError(
-                f"GivenSigmad: this network is trained without a noise map and takes no 'sigma', got {sigma!r}; leave it "
-                "away"
+                f"GivenSigmad: this network is trained without a noise map and takes no 'sigma', got {sigma!r}; "
+                "leave it away"
             )
         self.sigma = sigma
 

@@ -110,8 +110,8 @@ def named_noise(
         or levels[-1] < levels[0]
     ):
         raise ValueError(
-            f"named_noise: 'sigma' must be 0 to {MAX_SIGMA:g} (of bright tissue; 25 grey levels of 255 are 0.098), or a "
-            f"pair (low, high), got {sigma}"
+            f"named_noise: 'sigma' must be 0 to {MAX_SIGMA:g}, the range of an image (25 of 255 grey levels: 0.098), "
+            f"or a pair (low, high), got {sigma}"
         )
     made: dict[str, Any] = {
         "gaussian": lambda: RandWhiteNoise(sigma, noise_mode),
