@@ -5,6 +5,14 @@ from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_ma
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
+from medkit.distill.engine import (
+    DistillationHandler,
+    DistillationLoss,
+    SoKDPolicyHandler,
+    join_parameters,
+    load_teacher,
+    validate_network,
+)
 from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseKD, FitNet
 from medkit.distill.fusion import AdaptiveFeatureFusion
 from medkit.distill.hmds import HMDS
@@ -37,6 +45,8 @@ __all__ = [
     "ConvRegression3",
     "CosineWeight",
     "DeepSupervisionKD",
+    "DistillationHandler",
+    "DistillationLoss",
     "DistillationSum",
     "DistillationTerm",
     "DistinctiveArea",
@@ -54,6 +64,7 @@ __all__ = [
     "ReviewKD",
     "SimilarityPreserving",
     "SoKD",
+    "SoKDPolicyHandler",
     "StopAt",
     "UnifiedDistributionKD",
     "WeightSchedule",
@@ -62,8 +73,11 @@ __all__ = [
     "build_adapter",
     "gaussian_divergence",
     "hierarchical_context_loss",
+    "join_parameters",
+    "load_teacher",
     "peak_boxes",
     "probe_taps",
     "standardize_logits",
     "unet_stages",
+    "validate_network",
 ]
