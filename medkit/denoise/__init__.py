@@ -32,6 +32,7 @@ from medkit.denoise.transforms import (
     RandOneNoise,
     RandTellSigmad,
     RandWhiteNoise,
+    RandWindowedNoise,
     SameNoised,
     named_noise,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "RandOneNoise",
     "RandTellSigmad",
     "RandWhiteNoise",
+    "RandWindowedNoise",
     "RestoreMeand",
     "SameNoised",
     "SaveDenoised",

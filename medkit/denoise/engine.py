@@ -205,7 +205,7 @@ def draw_case(
     limits = None
     if sample.get(MODALITY) == "CT":
         low, high = (float(x) for x in sample[WINDOW])
-        limits = tuple((hu - low) / (high - low) for hu in SOFT_TISSUE)
+        limits = ((SOFT_TISSUE[0] - low) / (high - low), (SOFT_TISSUE[1] - low) / (high - low))
     draw_denoised(
         path,
         cut(noisy),
@@ -238,8 +238,8 @@ def image_metrics(image: Tensor, clean: Tensor, hu_per_unit: float | None = None
     ]
     metrics = {"psnr": float(peak_signal_noise_ratio(truth, one, data_range=1.0)), "ssim": float(np.mean(ssim))}
     if hu_per_unit is not None:
-        metrics["rmse_hu"] = float(HounsfieldRMSE(hu_per_unit)(image[None], clean[None]))
-        metrics["bias_hu"] = float(HounsfieldBias(hu_per_unit)(image[None], clean[None]))
+        metrics["rmse_hu"] = float(torch.as_tensor(HounsfieldRMSE(hu_per_unit)(image[None], clean[None])))
+        metrics["bias_hu"] = float(torch.as_tensor(HounsfieldBias(hu_per_unit)(image[None], clean[None])))
     return metrics
 
 

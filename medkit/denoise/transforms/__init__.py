@@ -2,7 +2,7 @@
 
 from medkit.denoise.transforms.blind_spots import BlindSpotd
 from medkit.denoise.transforms.levels import GivenSigmad, RandTellSigmad
-from medkit.denoise.transforms.named_noise import RandOneNoise, named_noise
+from medkit.denoise.transforms.named_noise import RandOneNoise, RandWindowedNoise, named_noise
 from medkit.denoise.transforms.noise import (
     RandCountNoise,
     RandDoseNoise,
@@ -26,6 +26,7 @@ __all__ = [
     "RandOneNoise",
     "RandTellSigmad",
     "RandWhiteNoise",
+    "RandWindowedNoise",
     "SameNoised",
     "named_noise",
 ]

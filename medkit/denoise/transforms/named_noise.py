@@ -68,6 +68,37 @@ class RandOneNoise(RandNoise):
         return fitting[0].apply(image, level, field)
 
 
+class RandWindowedNoise(RandNoise):
+    """Noise that is defined in the unit of the file, such as HU, on images scaled to a window.
+
+    Args:
+        noise: the noise.
+        window: intensities that are 0 and 1 in the image.
+
+    Raises:
+        ValueError: if ``window`` is not two intensities, the lower one first.
+
+    Example:
+        >>> noise = RandWindowedNoise(RandDoseNoise(0.25), window=(-1024, 1024))
+    """
+
+    def __init__(self, noise: RandNoise, window: Sequence[float] | None) -> None:
+        if window is None or len(window) != 2 or not window[1] > window[0]:
+            raise ValueError(f"RandWindowedNoise: 'window' must be two intensities (low, high), got {window}")
+        self.none, self.is_logarithmic = noise.none, noise.is_logarithmic
+        super().__init__(noise.range)
+        self.noise, self.window = noise, (float(window[0]), float(window[1]))
+
+    def field_shape(self, image: Tensor) -> tuple[int, ...]:
+        """Return the shape of the field of the noise."""
+        return self.noise.field_shape(image)
+
+    def apply(self, image: Tensor, level: float, field: Tensor) -> Tensor:
+        """Apply the noise in its own unit, see :meth:`RandNoise.apply`."""
+        low, high = self.window
+        return (self.noise.apply(image * (high - low) + low, level, field) - low) / (high - low)
+
+
 def named_noise(
     kind: str | Sequence[str] = "gaussian",
     sigma: Level = (0.0, 0.2),

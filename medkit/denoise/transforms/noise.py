@@ -368,4 +368,5 @@ class SameNoised(MapTransform):
 
 def _level_key(noise: RandNoise) -> str:
     kinds = {RandCountNoise: names.PEAK, RandDoseNoise: names.DOSE}
-    return next((key for kind, key in kinds.items() if isinstance(noise, kind)), names.SIGMA)
+    inner = getattr(noise, "noise", noise)  # of a noise in another unit
+    return next((key for kind, key in kinds.items() if isinstance(inner, kind)), names.SIGMA)
