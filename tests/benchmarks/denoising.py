@@ -1,4 +1,4 @@
-"""Denoising: MDRN against DnCNN of the same seconds of training, non-local means and BM3D, on simulated and real images.
+"""Denoising: MDRN against DnCNN of equal seconds of training, non-local means and BM3D, simulated and real images.
 
 The protocol is denoising.json beside this file. Trainings and cells (one line of JSON each) are kept in the folder, so
 that the same command goes on where it was stopped:
@@ -144,15 +144,15 @@ def images_of(plan: dict[str, Any], protocol: dict[str, Any]) -> Iterator[tuple[
             volume = read_dicom_series(REAL_DATA / plan["path"]).volume.numpy()
         else:
             content = np.load(REAL_DATA / plan["path"])
-            volume = np.moveaxis(content[list(content)[0]], plan["axis"], -1).astype(np.float32)
+            volume = np.moveaxis(content[next(iter(content))], plan["axis"], -1).astype(np.float32)
         chosen = np.linspace(0, volume.shape[-1] - 1, plan["n_slices"] + 2)[1:-1].round().astype(int)
         found = ((f"{i:03d}", volume[None, ..., i]) for i in dict.fromkeys(chosen.tolist()))
     for name, array in found:
         image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
         if plan["kind"] != "pictures":
             image = image / torch.quantile(image.flatten(), 0.995)
-        starts = [max(0, (n - protocol["largest_side"]) // 2) for n in image.shape[1:]]
-        yield name, image[:, *(slice(s, s + protocol["largest_side"]) for s in starts)]
+        top, left = (max(0, (n - protocol["largest_side"]) // 2) for n in image.shape[1:])
+        yield name, image[:, top : top + protocol["largest_side"], left : left + protocol["largest_side"]]
 
 
 def milliseconds(method: Method) -> float:
