@@ -23,7 +23,8 @@ class LoadNoisyd(MapTransform):
     """Read images or slices, and scale them so that bright tissue is near 1.
 
     Reads ``keys``, paths, and ``i_slice`` and ``series_uid`` where the entry has them; writes ``image_key``, float32
-    ``(C, H, W[, S])``, ``affine``, ``space_code``, ``modality`` and ``window``: the intensities that become 0 and 1.
+    ``(C, H, W[, S])``, ``affine``, ``space_code``, ``modality`` (``"CT"`` too where values are below -500) and
+    ``window``: the intensities that become 0 and 1.
     Nothing is cut: what is brighter is above 1. Not invertible; :class:`UnscaleWindowd` goes back.
 
     Args:
@@ -85,10 +86,13 @@ class LoadNoisyd(MapTransform):
             raise ValueError(
                 f"LoadNoisyd: {path} must be a volume for a network of 3 dimensions, got {array.shape[1:]}"
             )
-        low, high = self.window or self._window(array, stored.modality)
+        modality = stored.modality
+        if not modality and array.dtype.kind == "f" and float(array.min()) < HU_LIMIT:
+            modality = "CT"
+        low, high = self.window or self._window(array, modality)
         image = (torch.from_numpy(array.astype("float32")) - low) / (high - low)
         d[self.image_key] = MetaTensor(image)
-        d[names.AFFINE], d[names.SPACE_CODE], d[names.MODALITY] = stored.affine, stored.space_code, stored.modality
+        d[names.AFFINE], d[names.SPACE_CODE], d[names.MODALITY] = stored.affine, stored.space_code, modality
         d[names.WINDOW] = torch.tensor([low, high], dtype=torch.float64)
         return d
 
@@ -99,7 +103,7 @@ class LoadNoisyd(MapTransform):
         flat = torch.from_numpy(array).flatten()
         step = max(1, len(flat) // 2_000_000)  # percentiles of so many values are good enough, and fast
         low = float(flat.min())
-        if modality == "CT" or low < HU_LIMIT:
+        if modality == "CT":
             return HU_WINDOW
         low = float(torch.quantile(flat[::step], 1 - PERCENTILE / 100)) if low < 0 else 0.0
         high = float(torch.quantile(flat[::step], PERCENTILE / 100))
