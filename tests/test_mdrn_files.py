@@ -116,7 +116,7 @@ def test_a_dicom_series_comes_out_as_one(trained_mdrn, tmp_path):
     with pytest.raises(Exception) as caught:  # noqa: PT011  of whatever type, what counts is what the user reads
         infer(trained_mdrn, tmp_path / "ct", tmp_path / "out")
     assert "must be new or empty" in user_message(caught.value)
-    (tmp_path / "ct" / "1.dcm").unlink()  # the slice in the middle
+    (tmp_path / "ct" / "01.dcm").unlink()  # the slice in the middle
     with pytest.raises(Exception) as caught:  # noqa: PT011
         infer(trained_mdrn, tmp_path / "ct", tmp_path / "gap")
     assert "mm" in user_message(caught.value)
