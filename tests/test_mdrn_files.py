@@ -102,21 +102,21 @@ def test_a_dicom_series_comes_out_as_one(trained_mdrn, tmp_path):
 
     from tests.denoise.dicom_slices import write_slices
 
-    stored = np.random.default_rng(0).integers(900, 1200, (3, 24, 20))
+    stored = np.random.default_rng(0).integers(900, 1200, (4, 24, 20))
     written = write_slices(tmp_path / "ct", stored)
     infer(trained_mdrn, tmp_path / "ct", tmp_path / "out")
     files = sorted((tmp_path / "out" / "ct_mdrn").iterdir())
     slices = [pydicom.dcmread(file) for file in files]
-    assert len(slices) == 3
+    assert len(slices) == 4
     assert {s.SeriesInstanceUID for s in slices} != {written[0].SeriesInstanceUID}
     assert all(s.ImageType[0] == "DERIVED" and s.RescaleIntercept == -1024 for s in slices)
     assert [s.ImagePositionPatient for s in slices] == [s.ImagePositionPatient for s in written]
-    assert nibabel.load(tmp_path / "out" / "ct_mdrn.nii.gz").shape == (20, 24, 3)
+    assert nibabel.load(tmp_path / "out" / "ct_mdrn.nii.gz").shape == (20, 24, 4)
     assert np.mean([s.pixel_array.mean() for s in slices]) == pytest.approx(stored.mean(), abs=0.5), "HU are unbiased"
     with pytest.raises(Exception) as caught:  # noqa: PT011  of whatever type, what counts is what the user reads
         infer(trained_mdrn, tmp_path / "ct", tmp_path / "out")
     assert "must be new or empty" in user_message(caught.value)
-    (tmp_path / "ct" / "01.dcm").unlink()  # the slice in the middle
+    (tmp_path / "ct" / "01.dcm").unlink()
     with pytest.raises(Exception) as caught:  # noqa: PT011
         infer(trained_mdrn, tmp_path / "ct", tmp_path / "gap")
     assert "mm" in user_message(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -236,7 +237,8 @@ def image_metrics(image: Tensor, clean: Tensor, hu_per_unit: float | None = None
         structural_similarity(truth[..., i], one[..., i], data_range=1.0, channel_axis=0) if fits else float("nan")
         for i in range(truth.shape[-1])
     ]
-    metrics = {"psnr": float(peak_signal_noise_ratio(truth, one, data_range=1.0)), "ssim": float(np.mean(ssim))}
+    psnr = math.inf if (one == truth).all() else float(peak_signal_noise_ratio(truth, one, data_range=1.0))
+    metrics = {"psnr": psnr, "ssim": float(np.mean(ssim))}
     if hu_per_unit is not None:
         metrics["rmse_hu"] = float(torch.as_tensor(HounsfieldRMSE(hu_per_unit)(image[None], clean[None])))
         metrics["bias_hu"] = float(torch.as_tensor(HounsfieldBias(hu_per_unit)(image[None], clean[None])))
