@@ -2,7 +2,7 @@
 
 from medkit.denoise.transforms.blind_spots import BlindSpotd
 from medkit.denoise.transforms.levels import GivenSigmad, RandTellSigmad
-from medkit.denoise.transforms.named_noise import RandOneNoise, RandWindowedNoise, named_noise
+from medkit.denoise.transforms.kinds import RandOneNoise, RandWindowedNoise, named_noise
 from medkit.denoise.transforms.noise import (
     RandCountNoise,
     RandDoseNoise,
