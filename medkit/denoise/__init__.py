@@ -19,6 +19,7 @@ from medkit.denoise.physics import (
     sinogram_size,
 )
 from medkit.denoise.readers import LoadNoisyd, UnscaleWindowd, image_list
+from medkit.denoise.signs import KeepSignd
 from medkit.denoise.tiling import TileInferer
 from medkit.denoise.transforms import (
     AppendNoiseMapd,
@@ -47,6 +48,7 @@ __all__ = [
     "GivenSigmad",
     "HounsfieldBias",
     "HounsfieldRMSE",
+    "KeepSignd",
     "LoadNoisyd",
     "NonLocalMeans",
     "PreviewDenoised",

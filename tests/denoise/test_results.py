@@ -7,6 +7,7 @@ import torch
 from skimage.io import imread
 
 from medkit.denoise import (
+    KeepSignd,
     NonLocalMeans,
     RandDoseNoise,
     RandMagnitudeNoise,
@@ -49,6 +50,16 @@ def test_only_ct_by_default():
     assert torch.equal(RestoreMeand()(sample)["pred"], sample["pred"])
     for changed in (RestoreMeand(use=True)(sample), RestoreMeand()({**sample, "modality": "CT"})):
         torch.testing.assert_close(changed["pred"].mean(), sample["image"][0].mean())
+
+
+def test_magnitudes_stay_positive_and_hu_negative():
+    pred = torch.tensor([[[-0.2, 0.3]]])
+    mr = {"pred": pred, "image": torch.tensor([[[0.0, 1.0]], [[-5.0, 0.0]]]), "window": torch.tensor([0.0, 300.0])}
+    assert KeepSignd()(mr)["pred"].tolist() == [[[0.0, pytest.approx(0.3)]]]
+    ct = {"pred": pred, "image": torch.tensor([[[0.0, 1.0]]]), "window": torch.tensor([-1024.0, 1024.0])}
+    assert torch.equal(KeepSignd()(ct)["pred"], pred)
+    shifted = {"pred": pred, "image": torch.tensor([[[0.6, 1.0]]]), "window": torch.tensor([-100.0, 100.0])}
+    assert KeepSignd()(shifted)["pred"].tolist() == [[[0.5, 0.5]]]
 
 
 @pytest.mark.parametrize("shape", [(1, 33, 47), (1, 20, 26, 3), (3, 24, 30)])
