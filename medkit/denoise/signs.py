@@ -15,8 +15,8 @@ from medkit.data import keys as names
 class KeepSignd(MapTransform):
     """Set negative values of denoised images to 0 where the noisy image has no negative value in the unit of its file.
 
-    Reads and writes ``keys``; reads ``noisy_key``, whose further channels are passed over, and ``window``. Images in HU,
-    or with noise on both sides of 0, stay as they are.
+    Reads and writes ``keys``; reads ``noisy_key``, whose further channels are passed over, and ``window``. Images
+    in HU, or with noise on both sides of 0, stay as they are.
 
     Args:
         keys: denoised images, ``(C, *S)``, in units of the window.
