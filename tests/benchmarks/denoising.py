@@ -36,7 +36,7 @@ from medkit.denoise import NonLocalMeans, TileInferer, image_list, read_dicom_se
 from medkit.denoise.engine import image_metrics
 from medkit.denoise.figures import draw_denoised
 from medkit.denoise.readers.files import read_image, read_picture
-from medkit.workflow import WeightAverage, atomic_path, epoch_seed
+from medkit.workflow import atomic_path, epoch_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "mdrn"
@@ -64,13 +64,11 @@ def fit(name: str, protocol: dict[str, Any], folder: Path) -> tuple[nn.Module, d
     parser = ConfigParser({"network": plan["networks"][name]})
     network = parser.get_parsed_content("network")
     optimizer = torch.optim.AdamW(network.parameters(), plan["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4)
-    average = WeightAverage(network, plan["average_decay"])
     file, spent, step = folder / f"{name}.pt", 0.0, 0
     if file.is_file():
         state = torch.load(file, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        average.load_state_dict(state["average"])
         spent, step = state["spent"], state["step"]
     budget = plan["cpu_seconds"]
     batches = training(plan["options"], protocol["seed"] + step)
@@ -84,15 +82,14 @@ def fit(name: str, protocol: dict[str, Any], folder: Path) -> tuple[nn.Module, d
         optimizer.zero_grad()
         nn.functional.l1_loss(network(_plain(batch["image"])), _plain(batch["label"])).backward()
         optimizer.step()
-        average.update()
         spent, step = spent + time.process_time() - began, step + 1
         bar.update(int(spent) - bar.n)
         if spent - kept > 30 or spent >= budget:
-            states = {"network": network, "optimizer": optimizer, "average": average}
+            states = {"network": network, "optimizer": optimizer}
             with atomic_path(file) as temporary:
                 torch.save({**{k: v.state_dict() for k, v in states.items()}, "spent": spent, "step": step}, temporary)
             kept = spent
-    return average.network.eval(), {"steps": step, "cpu_seconds": round(spent, 1)}
+    return network.eval(), {"steps": step, "cpu_seconds": round(spent, 1)}
 
 
 def released() -> tuple[nn.Module, dict[str, Any]]:
@@ -204,12 +201,14 @@ def table(cells: list[dict[str, Any]], facts: dict[str, dict[str, Any]], protoco
     lines = []
     methods = list(dict.fromkeys(cell["method"] for cell in cells))
     for data in dict.fromkeys(cell["data"] for cell in cells):
-        lines += [f"\n{data}", f"{'':<18}" + "".join(f"{sigma:>16}" for sigma in protocol["sigmas"])]
+        n_images = len({cell["image"] for cell in cells if cell["data"] == data})
+        lines += [f"\n{data}: {n_images} images", f"{'':<18}" + "".join(f"{s:>16}" for s in protocol["sigmas"])]
         for method in methods:
             row = f"{method:<18}"
             for sigma in protocol["sigmas"]:
                 own = [c for c in cells if (c["data"], c["method"], c["sigma"]) == (data, method, sigma)]
-                means = [statistics.fmean(c[key] for c in own) if own else math.nan for key in ("psnr", "ssim")]
+                is_whole = len(own) == n_images  # the mean of some of the images could be compared with nothing
+                means = [statistics.fmean(c[key] for c in own) if is_whole else math.nan for key in ("psnr", "ssim")]
                 row += f"{means[0]:>10.2f} {means[1]:.3f}"
             lines.append(row)
     lines += ["", *(f"{name}: {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in facts.items())]
