@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -18,6 +20,7 @@ BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metada
 CLGNET = ROOT / "bundles" / "clgnet"
 SMALL = {"network_def#network#preset": "small", "center_fraction": 0.2, "acceleration": 2, "device": "cpu"}
 MC_CDIC = ROOT / "bundles" / "mc_cdic"
+MDRN = ROOT / "bundles" / "mdrn"
 
 
 def configs(bundle: Path, *names: str) -> list[str]:
@@ -125,3 +128,12 @@ def infer(trained: Path, exam: Path, out: Path) -> None:
     """Reconstruct an exam, or a folder of them, with the weights of the short training."""
     ckpt_path = str(trained_weights(trained))
     run(CLGNET, ["inference"], dataset_dir=str(exam), output_dir=str(out), ckpt_path=ckpt_path, **SMALL)
+
+
+def hounsfield(folder: Path) -> Path:
+    """Write three CT slices of a body in air, in HU."""
+    body = np.full((40, 36, 3), -1000.0, dtype=np.float32)
+    body[8:32, 6:30] = 40
+    body[18:22, 15:20] = 900
+    nibabel.save(nibabel.Nifti1Image(body, np.diag([2.0, 3.0, 4.0, 1.0])), folder / "body.nii.gz")
+    return folder / "body.nii.gz"

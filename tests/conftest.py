@@ -65,3 +65,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = typed(folder, command(CLGNET, ["train", "small"], "--output_dir", str(folder)))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_mdrn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a short training of mdrn."""
+    from tests.bundle_runs import MDRN, run
+
+    folder = tmp_path_factory.mktemp("trained_mdrn")
+    run(MDRN, ["train", "small"], output_dir=str(folder))
+    return folder

@@ -13,12 +13,13 @@ from typing import Any
 
 from medkit import __version__
 from medkit.cli.atlas import add_atlas_commands
+from medkit.cli.denoise import add_denoise_command
 from medkit.cli.distill import add_distill_command
 
 __all__ = ["find_bundles", "main"]
 
 _DESCRIPTION = """\
-Run, inspect, verify and export medkit's bundles, convert data for them, build atlases, and register images.
+Run, inspect, verify and export medkit's bundles, convert data for them, build atlases, register and denoise images.
 
   medkit list                               the bundles that are found, with what they do
   medkit info clgnet                        what a bundle reads, writes and reaches, and its options
@@ -30,6 +31,7 @@ Run, inspect, verify and export medkit's bundles, convert data for them, build a
   medkit atlas build --images 'a/*.nii.gz'  an atlas of a cohort; see medkit atlas --help
   medkit distill their_bundle --teacher …   train a bundle's network with a teacher; see medkit distill --help
   medkit register fixed.nii moving.nii out  two images, and the transformations between them
+  medkit denoise head.nii.gz out            a volume, a picture, a DICOM series, or a folder of them
 
 Bundles are looked for in $MEDKIT_BUNDLES (folders, separated as in $PATH), in ./bundles, and beside the package;
 a path to a bundle works everywhere instead of its name. MEDKIT_DEBUG=1 shows the traceback of an error.
@@ -123,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "--method", choices=("script", "trace"), default="script", help="of TorchScript (default: script)"
     )
     add_atlas_commands(commands, _run)
+    add_denoise_command(commands, _run)
     add_distill_command(commands, _bundle, _config_files)
     convert = add("convert", _convert, "convert k-space to .h5 files that are fast to read, for a training")
     convert.add_argument("source", help="file, folder or datalist of exams")

@@ -92,7 +92,10 @@ In denoising, of images ``(C, *S)``, there are, or change:
 
 =============  ==========================  =========  =================================================================
 sigma          ()                          float32    standard deviation of the noise, unit of ``image``; of complex
-                                                      noise that of the real part
+                                                      noise that of the real part; 0 where nobody tells
+window         (2,)                        float64    intensities, unit of the file, that are 0 and 1 in ``image``
+modality       str                                    ``"CT"`` or another of DICOM's, ``""`` where the file tells none
+series_uid     str                                    of a DICOM series, whose folder is the ``path``
 peak           ()                          float32    expected counts where ``image`` is 1
 dose           ()                          float32    share of the full dose
 unit_noise     as the noise needs it       float32    standard normal field that the noise is made from: the same one
@@ -141,6 +144,9 @@ SEG_FIXED = "seg_fixed"
 I_MOVING = "i_moving"
 I_FIXED = "i_fixed"
 SIGMA = "sigma"
+WINDOW = "window"
+MODALITY = "modality"
+SERIES_UID = "series_uid"
 PEAK = "peak"
 DOSE = "dose"
 UNIT_NOISE = "unit_noise"

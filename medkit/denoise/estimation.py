@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from scipy.special import gammainc, gammaincinv
@@ -37,7 +39,10 @@ def white_noise_sigma(image: Tensor) -> Tensor:
     array = _array("white_noise_sigma", image)
     if array.ndim < 2 or min(array.shape[1:]) < 2:
         raise ValueError(f"white_noise_sigma: 'image' must be (C, *S) with two pixels a side, got {array.shape}")
-    return torch.tensor([estimate_sigma(channel) for channel in array], dtype=torch.float32)
+    with warnings.catch_warnings():
+        # It takes an axis of 3 or 4 slices for colours.
+        warnings.filterwarnings("ignore", message="image is size [34] on the last axis")
+        return torch.tensor([estimate_sigma(channel) for channel in array], dtype=torch.float32)
 
 
 def background_sigma(image: Tensor, mask: Tensor | None = None, n_coils: int = 1) -> float:

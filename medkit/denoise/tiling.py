@@ -33,6 +33,7 @@ class TileInferer(Inferer):
             attribute ``halo``.
         grid: tiles and halos are multiples of it; ``None``: the network's own attribute ``tile_grid``.
         device: where the network computes; ``None``: where the input is. The result is where the input is.
+        spatial_dims: of the network; 2: a volume is taken slice by slice along its last axis; ``None``: of the input.
 
     Raises:
         ValueError: if a number is outside its range; on a call, if the network has no ``halo`` or ``tile_grid`` and the
@@ -50,8 +51,12 @@ class TileInferer(Inferer):
         halo: int | Sequence[int] | None = None,
         grid: int | None = None,
         device: torch.device | str | None = None,
+        spatial_dims: int | None = None,
     ) -> None:
         super().__init__()
+        if spatial_dims not in (None, 2, 3):
+            raise ValueError(f"TileInferer: 'spatial_dims' must be 2, 3 or None, got {spatial_dims}")
+        self.spatial_dims = spatial_dims
         for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("grid", grid, 1)):
             if value is not None and min(ensure_tuple_rep(value, 1) if isinstance(value, int) else value) < least:
                 raise ValueError(f"TileInferer: '{name}' must be at least {least}, got {value}")
@@ -69,6 +74,15 @@ class TileInferer(Inferer):
         Returns:
             ``(B, C', H, W[, S])``, on the input's device.
         """
+        if self.spatial_dims == 2 and inputs.ndim == 5:
+            slices = None
+            for i in range(inputs.shape[-1]):
+                one = self(inputs[..., i], network, *args, **kwargs)
+                slices = one.new_empty((*one.shape, inputs.shape[-1])) if slices is None else slices
+                slices[..., i] = one
+            if slices is None:
+                raise ValueError(f"TileInferer: 'inputs' must have at least one pixel, got {tuple(inputs.shape)}")
+            return slices
         size = tuple(inputs.shape[2:])
         grid = self._of(network, "grid", "tile_grid")
         tile = [_rounded_up(n, grid) for n in self._rep(self.tile, len(size), "tile")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from medkit.data.orientation import turned, turned_spacing
 from medkit.workflow import atomic_path
 
 if TYPE_CHECKING:
@@ -100,33 +101,6 @@ def draw_reconstructions(
         figure.savefig(temporary, format="png", facecolor="black")
 
 
-def _is_as_stored(affine: np.ndarray) -> bool:
-    """Return whether an affine says no more than the spacing: the form that files without orientation are given."""
-    spacing = np.diag(affine)[:3]
-    return bool(np.allclose(affine[:3, :3], np.diag(spacing)) and (spacing > 0).all() and not affine[:2, 3].any())
-
-
-def _vertical_axis(affine: np.ndarray) -> tuple[int, tuple[str, ...]]:
-    """Return which array axis of a slice should run down the picture, and the directions of the axes."""
-    import nibabel
-
-    codes = nibabel.aff2axcodes(affine)
-    ranks = [0 if code in ("S", "I") else 1 if code in ("A", "P") else 2 for code in codes[:2]]
-    return (0 if ranks[0] <= ranks[1] else 1), codes
-
-
-def turned(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Turn a slice ``(row, column)`` as radiologists look at it; see :func:`draw_reconstructions`."""
-    if _is_as_stored(affine):
-        return array
-    vertical, codes = _vertical_axis(affine)
-    if vertical == 1:
-        array = array.T
-    if codes[vertical] in ("S", "A"):
-        array = array[::-1]
-    return array[:, ::-1] if codes[1 - vertical] in ("R", "A") else array
-
-
 def outline(axis: Axes, box: tuple[slice, slice] | None, shape: tuple[int, ...], affine: np.ndarray) -> None:
     """Draw the edge of a box around its pixels, in a picture of a slice ``(row, column)`` of some shape, turned."""
     from matplotlib.patches import Rectangle
@@ -139,12 +113,3 @@ def outline(axis: Axes, box: tuple[slice, slice] | None, shape: tuple[int, ...],
     left, top = float(columns.min()), float(rows.min())
     width, height = float(columns.max()) - left + 1, float(rows.max()) - top + 1
     axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="cyan", linewidth=1))
-
-
-def turned_spacing(affine: np.ndarray) -> tuple[float, float]:
-    """Return height and width in mm of a pixel of :func:`turned`."""
-    spacing = [float(length) for length in np.linalg.norm(affine[:3, :2], axis=0)]
-    if _is_as_stored(affine):
-        return spacing[0], spacing[1]
-    vertical, _ = _vertical_axis(affine)
-    return spacing[vertical], spacing[1 - vertical]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from medkit.mri.figures import ERROR_GAIN, outline, turned, turned_spacing
+from medkit.data.orientation import turned, turned_spacing
+from medkit.mri.figures import ERROR_GAIN, outline
 from medkit.workflow import atomic_path
 
 SIGNED = "RdBu_r"  # red above 0, blue below

@@ -9,8 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from medkit.data.orientation import turned, turned_spacing
 from medkit.mri import draw_reconstructions
-from medkit.mri.figures import ERROR_GAIN, outline, turned, turned_spacing
+from medkit.mri.figures import ERROR_GAIN, outline
 
 DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 CODES = [

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from medkit.data import BrainCohort
+from medkit.data.splits import split_of_name
 from medkit.mri import LoadAcquisitiond, LoadGuided, pair_list, root_sum_of_squares
 from medkit.mri.readers.contrasts import split_name
-from medkit.mri.readers.splits import split_of_name
 from medkit.ops import centered_ifft
 
 SPLITS = ("train", "validation", "test")

@@ -15,6 +15,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from medkit.data import keys as names
+from medkit.data.seeding import generator_of
 from medkit.denoise.physics import (
     MODES,
     count_noise,
@@ -262,6 +263,11 @@ class RandNoised(RandomizableTransform, MapTransform):
         level_key: where the level goes; ``None``: ``sigma``, ``peak`` or ``dose``.
         field_key: where the field goes; ``None``: nowhere.
         allow_missing_keys: whether a sample without a key passes.
+        seed_key: key of a name by which, with ``i_slice``, all draws are fixed; ``None``: new draws each time.
+        seed: with ``seed_key``, another seed gives other noise.
+
+    Raises:
+        ValueError: on a call, if the sample has no ``seed_key``.
 
     Example:
         >>> noisy = RandNoised(RandWhiteNoise((0, 0.2)))({"image": torch.ones(1, 8, 8)})
@@ -276,9 +282,12 @@ class RandNoised(RandomizableTransform, MapTransform):
         level_key: str | None = None,
         field_key: str | None = names.UNIT_NOISE,
         allow_missing_keys: bool = False,
+        seed_key: str | None = None,
+        seed: int = 0,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
+        self.seed_key, self.seed = seed_key, seed
         self.noise = noise
         self.level_key = _level_key(noise) if level_key is None else level_key
         self.field_key = field_key
@@ -291,6 +300,9 @@ class RandNoised(RandomizableTransform, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a noisy copy of ``data``; see the class."""
         d = dict(data)
+        if self.seed_key is not None:
+            series = f"RandNoised {d.get(names.I_SLICE, '')}"
+            self.noise.R = generator_of(self.R, d, self.seed_key, self.seed, series)
         for i, key in enumerate(self.key_iterator(d)):
             d[key] = self.noise(d[key], randomize=i == 0)
             d[self.level_key] = torch.tensor(self.noise.level, dtype=torch.float32)
@@ -356,4 +368,5 @@ class SameNoised(MapTransform):
 
 def _level_key(noise: RandNoise) -> str:
     kinds = {RandCountNoise: names.PEAK, RandDoseNoise: names.DOSE}
-    return next((key for kind, key in kinds.items() if isinstance(noise, kind)), names.SIGMA)
+    inner = getattr(noise, "noise", noise)  # of a noise in another unit
+    return next((key for kind, key in kinds.items() if isinstance(inner, kind)), names.SIGMA)

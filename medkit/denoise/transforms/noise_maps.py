@@ -24,9 +24,11 @@ class AppendNoiseMapd(MapTransform):
         level_key: standard deviation in units of the image.
         sigma: in its place, of images whose noise is known or was estimated; ``None``: the sample has ``level_key``.
         allow_missing_keys: whether a sample without a key passes.
+        factor: of the level: the share of its noise that an image has.
 
     Raises:
-        ValueError: if ``sigma`` is negative; on a call, if the sample has no level, or a map has another shape.
+        ValueError: if ``sigma`` or ``factor`` is negative; on a call, if the sample has no level, or a map has another
+            shape.
 
     Example:
         >>> AppendNoiseMapd()({"image": torch.ones(1, 4, 4), "sigma": 0.1})["image"].shape
@@ -39,11 +41,14 @@ class AppendNoiseMapd(MapTransform):
         level_key: str = names.SIGMA,
         sigma: float | None = None,
         allow_missing_keys: bool = False,
+        factor: float = 1.0,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if not factor >= 0:
+            raise ValueError(f"AppendNoiseMapd: 'factor' must be at least 0, got {factor}")
         if sigma is not None and not sigma >= 0:
             raise ValueError(f"AppendNoiseMapd: 'sigma' must be at least 0, got {sigma}")
-        self.level_key, self.sigma = level_key, sigma
+        self.level_key, self.sigma, self.factor = level_key, sigma, factor
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with one more channel in each image; see the class."""
@@ -58,5 +63,5 @@ class AppendNoiseMapd(MapTransform):
                     f"AppendNoiseMapd: '{self.level_key}' must be a number or {(1, *image.shape[1:])}, "
                     f"got {tuple(level.shape)}"
                 )
-            d[key] = torch.cat([image, level.to(image.device).expand(1, *image.shape[1:])])
+            d[key] = torch.cat([image, (self.factor * level).to(image.device).expand(1, *image.shape[1:])])
         return d

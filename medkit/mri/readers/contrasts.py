@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medkit.data.splits import SPLIT_WORDS, split_of_folder, subject_of
 from medkit.mri.readers.folders import checked_case, readable_files
 from medkit.mri.readers.opening import file_stem
-from medkit.mri.readers.splits import SPLIT_WORDS, split_of_folder, subject_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,7 @@ from typing import Any
 
 from medkit.data import BrainCohort
 from medkit.data import keys as names
-from medkit.mri.readers.folders import checked_case, existing_path, fitting_files, path_name, readable_files
-from medkit.mri.readers.opening import data_file, file_stem, file_suffix
-from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
-from medkit.mri.readers.splits import (
+from medkit.data.splits import (
     COHORT_SUBJECTS,
     M4RAW,
     SPLITS,
@@ -25,6 +22,9 @@ from medkit.mri.readers.splits import (
     split_of_name,
     subject_of,
 )
+from medkit.mri.readers.folders import checked_case, existing_path, fitting_files, path_name, readable_files
+from medkit.mri.readers.opening import data_file, file_stem, file_suffix
+from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from medkit.data import BrainCohort
 from medkit.data import keys as names
+from medkit.data.splits import COHORT_SUBJECTS, SPLITS, check_split, split_of_name
 from medkit.mri.readers.aligning import MODES, align_entry
 from medkit.mri.readers.contrasts import CONTRASTS, Exam, absent_contrasts, exams_of_folder, exams_of_table
 from medkit.mri.readers.folders import existing_path
@@ -21,7 +22,6 @@ from medkit.mri.readers.layout import joined_axes
 from medkit.mri.readers.mispairing import with_wrong_guides
 from medkit.mri.readers.opening import file_stem, open_acquisition
 from medkit.mri.readers.slice_signal import check_slices, entries_of_slices
-from medkit.mri.readers.splits import COHORT_SUBJECTS, SPLITS, check_split, split_of_name
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from medkit.data import coil_maps, smooth_phase
 from medkit.data import keys as names
+from medkit.data.seeding import generator_of
 from medkit.mri.transforms.layout import check_finite, checked_complex, plain, slices_first, slices_last
-from medkit.mri.transforms.seeding import generator_of
 from medkit.ops import centered_fft
 
 

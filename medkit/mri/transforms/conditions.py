@@ -9,7 +9,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform, Randomizable
 
-from medkit.mri.transforms.seeding import generator_of
+from medkit.data.seeding import generator_of
 
 
 class OnlyWithd(Randomizable, MapTransform):

@@ -12,10 +12,10 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
 from medkit.data import keys as names
+from medkit.data.seeding import generator_of
 from medkit.mri.masks import SamplingMask, actual_acceleration
 from medkit.mri.readers import find_mask
 from medkit.mri.transforms.layout import checked_complex, plain
-from medkit.mri.transforms.seeding import generator_of
 
 
 class Undersampled(Randomizable, MapTransform):

@@ -14,11 +14,11 @@ import torch
 from monai.transforms import Randomizable, Transform
 
 from medkit.data import keys as names
+from medkit.data.seeding import generator_of
 from medkit.mri.calibration import centre_start
 from medkit.mri.masks.base import choose
 from medkit.mri.self_supervision import pack_held
 from medkit.mri.transforms.layout import checked_complex, plain
-from medkit.mri.transforms.seeding import generator_of
 
 
 class SplitMeasuredd(Randomizable, Transform):
