@@ -2,6 +2,7 @@
 
 from medkit.distill.adapters import ConvRegression3, ResizingAdapter, build_adapter
 from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_masks, peak_boxes
+from medkit.distill.artefacts import ArtefactSlices
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
@@ -9,7 +10,11 @@ from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseK
 from medkit.distill.fusion import AdaptiveFeatureFusion
 from medkit.distill.hmds import HMDS
 from medkit.distill.logits import DIST, DKD, MLKD, BernoulliKD, LogitKD, standardize_logits
+from medkit.distill.losses import ClassificationLoss
+from medkit.distill.metrics import ClassAccuracy, classification_metrics, expected_calibration_error
 from medkit.distill.paths import unet_stages
+from medkit.distill.predictions import PreviewClassification, SaveClassification
+from medkit.distill.readers import class_names, image_list
 from medkit.distill.refiner import FeatureRefiner
 from medkit.distill.relations import RelationalKD, SimilarityPreserving
 from medkit.distill.review import ReviewKD, hierarchical_context_loss
@@ -18,6 +23,7 @@ from medkit.distill.sokd import SoKD
 from medkit.distill.sums import DistillationSum, WeightedTerm
 from medkit.distill.supervision import DeepSupervisionKD
 from medkit.distill.taps import FeatureTaps, FrozenTeacher, Observation, probe_taps
+from medkit.distill.transforms import LoadPictured
 from medkit.distill.unified import UnifiedDistributionKD
 
 __all__ = [
@@ -30,9 +36,12 @@ __all__ = [
     "AdaptiveFeatureFusion",
     "AreaMaps",
     "AreaProposal",
+    "ArtefactSlices",
     "AttentionTransfer",
     "BernoulliKD",
     "ChannelWiseKD",
+    "ClassAccuracy",
+    "ClassificationLoss",
     "ConstantWeight",
     "ConvRegression3",
     "CosineWeight",
@@ -47,11 +56,14 @@ __all__ = [
     "FrozenTeacher",
     "Hints",
     "LinearWarmup",
+    "LoadPictured",
     "LogitKD",
     "Observation",
+    "PreviewClassification",
     "RelationalKD",
     "ResizingAdapter",
     "ReviewKD",
+    "SaveClassification",
     "SimilarityPreserving",
     "SoKD",
     "StopAt",
@@ -60,8 +72,12 @@ __all__ = [
     "WeightedTerm",
     "box_masks",
     "build_adapter",
+    "class_names",
+    "classification_metrics",
+    "expected_calibration_error",
     "gaussian_divergence",
     "hierarchical_context_loss",
+    "image_list",
     "peak_boxes",
     "probe_taps",
     "standardize_logits",
