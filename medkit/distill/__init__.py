@@ -6,6 +6,14 @@ from medkit.distill.artefacts import ArtefactSlices
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
+from medkit.distill.engine import (
+    DistillationHandler,
+    DistillationLoss,
+    SoKDPolicyHandler,
+    join_parameters,
+    load_teacher,
+    validate_network,
+)
 from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseKD, FitNet
 from medkit.distill.fusion import AdaptiveFeatureFusion
 from medkit.distill.hmds import HMDS
@@ -46,6 +54,8 @@ __all__ = [
     "ConvRegression3",
     "CosineWeight",
     "DeepSupervisionKD",
+    "DistillationHandler",
+    "DistillationLoss",
     "DistillationSum",
     "DistillationTerm",
     "DistinctiveArea",
@@ -66,6 +76,7 @@ __all__ = [
     "SaveClassification",
     "SimilarityPreserving",
     "SoKD",
+    "SoKDPolicyHandler",
     "StopAt",
     "UnifiedDistributionKD",
     "WeightSchedule",
@@ -78,8 +89,11 @@ __all__ = [
     "gaussian_divergence",
     "hierarchical_context_loss",
     "image_list",
+    "join_parameters",
+    "load_teacher",
     "peak_boxes",
     "probe_taps",
     "standardize_logits",
     "unet_stages",
+    "validate_network",
 ]

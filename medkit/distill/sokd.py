@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -35,7 +36,8 @@ class SoKD(DistillationTerm):
 
     Differs:
         - The base term divides by what is inside the mask: its weight does not depend on the size of the boxes.
-        - The policy learns by first-order alternation, not through a virtual step of the student.
+        - The policy learns by first-order alternation, or through a virtual step of the student
+          (:class:`SoKDPolicyHandler`).
         - :math:`L_{aug}` is the mean, not the sum, over elements, and a bonus on the policy's entropy keeps the search
           open: a student that shows nothing yet would choose whatever destroys most.
         - A base without an adapter gets one beside it (``hint``), learned by regression that the student does not feel.
@@ -103,6 +105,7 @@ class SoKD(DistillationTerm):
         self.areas: DistinctiveArea | None = None
         self._level: int | None = None
         self._numbers = (0, 0)
+        self._passes_to_policy = False
 
     @property
     def refiner(self) -> FeatureRefiner:
@@ -144,12 +147,22 @@ class SoKD(DistillationTerm):
             supervision = "teacher_saliency" if self.saliency_weight else "none"
             self.areas = DistinctiveArea(len(other) - 2, other[1], self.n_areas, supervision)
 
-    def policy_loss(self, student: Any, teacher: Any) -> Tensor:
+    @contextmanager
+    def policy_gradients(self) -> Iterator[None]:
+        """A ``with`` block in which the term itself passes a gradient to the policy: for a virtual step."""
+        self._passes_to_policy = True
+        try:
+            yield
+        finally:
+            self._passes_to_policy = False
+
+    def policy_loss(self, student: Any, teacher: Any, use_student_gradient: bool = False) -> Tensor:
         r"""The policy's objective, :math:`L_{aug} = \frac12 \mathrm{mean} |s(F_t) - \Phi(F_s)|^2 - w_h H`.
 
         Args:
             student: feature, or list of levels; passes no gradient, nor does its adapter.
             teacher: the same of the teacher.
+            use_student_gradient: pass a gradient to the student, too: one that is the result of a virtual step.
 
         Returns:
             Scalar; its gradient reaches the policy alone.
@@ -163,7 +176,7 @@ class SoKD(DistillationTerm):
         level = self._built(levels, others)
         own, other = levels[level], others[level]
         with torch.autocast(own.device.type, enabled=False):
-            with torch.no_grad():
+            with torch.set_grad_enabled(use_student_gradient):
                 adapted = self._adapting.adapt(widened(own))
             refined = self.refiner(widened(other))
             loss = (refined - adapted).square().mean() / 2
@@ -193,7 +206,7 @@ class SoKD(DistillationTerm):
     def _refined(self, teacher: list[Tensor]) -> list[Tensor]:
         """The teacher's levels through one sub-policy; vectors stay."""
         maps = [i for i, level in enumerate(teacher) if level.ndim > 2]
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._passes_to_policy and torch.is_grad_enabled()):
             refined = dict(zip(maps, self.refiner([teacher[i] for i in maps]), strict=True))
         return [refined.get(i, level) for i, level in enumerate(teacher)]
 

@@ -111,26 +111,31 @@ class DistillationSum(nn.Module):
         self.time = 0.0
         self.parts: dict[str, Tensor] = {}
 
-    def _weighted(self) -> dict[str, WeightedTerm]:
+    def weighted(self) -> dict[str, WeightedTerm]:
+        """Name and term of each."""
         return {name: term for name, term in self.terms.items() if isinstance(term, WeightedTerm)}
 
     @property
     def student_taps(self) -> list[str]:
         """Paths of all taps of the student, each once."""
-        return list(dict.fromkeys(path for term in self._weighted().values() for path in term.student_taps))
+        return list(dict.fromkeys(path for term in self.weighted().values() for path in term.student_taps))
 
     @property
     def teacher_taps(self) -> dict[str, list[str]]:
         """Name of each teacher and the paths of its taps, each once."""
         taps: dict[str, dict[str, None]] = {}
-        for term in self._weighted().values():
+        for term in self.weighted().values():
             taps.setdefault(term.teacher, {}).update(dict.fromkeys(term.teacher_taps))
         return {name: list(paths) for name, paths in taps.items()}
+
+    def teacher_of(self, name: str) -> str:
+        """Name of a term's teacher."""
+        return self.weighted()[name].teacher
 
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each term now."""
-        return {name: term.schedule(self.time) for name, term in self._weighted().items()}
+        return {name: term.schedule(self.time) for name, term in self.weighted().items()}
 
     def set_time(self, time: float) -> None:
         """Say how far the training is, in the unit of the schedules.
@@ -165,7 +170,7 @@ class DistillationSum(nn.Module):
         Raises:
             ValueError: if a shape is missing or fits no adapter.
         """
-        for name, term in self._weighted().items():
+        for name, term in self.weighted().items():
             known = (student_shapes, teacher_shapes.get(term.teacher, {}))
             taps = (term.student_taps, term.teacher_taps)
             for paths, shapes in zip(taps, known, strict=True):
@@ -200,7 +205,7 @@ class DistillationSum(nn.Module):
         self.parts = {}
         total = torch.zeros((), device=_outputs(student)[0].device)
         for name, weight in self.weights.items():
-            term = self._weighted()[name]
+            term = self.weighted()[name]
             if weight == 0:
                 continue
             if term.teacher not in named:

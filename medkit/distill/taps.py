@@ -77,7 +77,7 @@ class FeatureTaps:
 
     def __enter__(self) -> FeatureTaps:
         if not self._hooks:
-            self._hooks = [self.network.register_forward_pre_hook(self._see_input)]
+            self._hooks = [self.network.register_forward_pre_hook(self._input_hook())]
             self._hooks += [module.register_forward_hook(self._hook(path)) for path, module in self._modules.items()]
         return self
 
@@ -115,13 +115,17 @@ class FeatureTaps:
     def _is_awake(self) -> bool:
         return self.network.training or not self.only_training
 
-    def _see_input(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._is_awake() and inputs and isinstance(inputs[0], Tensor):
-            self.input = inputs[0]
+    # Hooks are closures, and ask who calls: a deep copy of the network has them too, and is none of our business.
+    def _input_hook(self) -> Any:
+        def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if module is self.network and self._is_awake() and inputs and isinstance(inputs[0], Tensor):
+                self.input = inputs[0]
+
+        return see
 
     def _hook(self, path: str) -> Any:
-        def catch(_: nn.Module, __: Any, output: Any) -> None:
-            if not self._is_awake():
+        def catch(module: nn.Module, _: Any, output: Any) -> None:
+            if module is not self._modules[path] or not self._is_awake():
                 return
             tensor = self._chosen(path, output)
             tensor = tensor.clone() if self.clone else tensor
@@ -232,20 +236,36 @@ def probe_taps(
         {'bottom': (1, 8, 8, 8)}
     """
     taps = FeatureTaps(network, paths, select, clone=True)
-    with ExitStack() as stack:
-        for module in network.modules():
-            stack.callback(setattr, module, "training", module.training)
-        network.eval()
-        with taps, torch.no_grad():
-            network(example)
-    silent = [path for path, n_calls in taps.calls.items() if n_calls == 0]
-    if silent:
-        raise ValueError(
-            f"probe_taps: {silent} of {type(taps.network).__name__} are never called; tap modules that are"
-        )
-    shapes = {path: tuple(feature.shape) for path, feature in taps.features.items()}
+    _, shapes = dry_run(taps, example)
     width = max((len(path) for path in shapes), default=0)
     for path, shape in shapes.items():
         several = f"  (called {taps.calls[path]} times, the last one counts)" if taps.calls[path] > 1 else ""
         logger.info("%s  %s%s", path.ljust(width), shape, several)
     return shapes
+
+
+def dry_run(taps: FeatureTaps, example: Tensor) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Run the tapped network once in ``eval`` mode without gradients; every module's mode is put back.
+
+    Args:
+        taps: of the network, with ``clone=True``.
+        example: an input, ``(B, C, *S)``.
+
+    Returns:
+        What the network returned, and path and shape of each tap.
+
+    Raises:
+        ValueError: if a tapped module is never called, or its output is no tensor.
+    """
+    with ExitStack() as stack:
+        for module in taps.network.modules():
+            stack.callback(setattr, module, "training", module.training)
+        taps.network.eval()
+        with taps, torch.no_grad():
+            output = taps.network(example)
+    silent = [path for path, n_calls in taps.calls.items() if n_calls == 0]
+    if silent:
+        raise ValueError(
+            f"probe_taps: {silent} of {type(taps.network).__name__} are never called; tap modules that are"
+        )
+    return output, {path: tuple(feature.shape) for path, feature in taps.features.items()}
