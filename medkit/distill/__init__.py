@@ -1,8 +1,9 @@
-"""Knowledge distillation: taps, adapters, terms of the loss and their weighted sums."""
+"""Knowledge distillation: taps, adapters, terms of the loss and their sums, the engine, and a task of quality control."""
 
 from medkit.distill.adapters import ConvRegression3, ResizingAdapter, build_adapter
 from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_masks, peak_boxes
 from medkit.distill.artefacts import ArtefactSlices
+from medkit.distill.cifar import CIFARResNet
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
@@ -47,6 +48,7 @@ __all__ = [
     "ArtefactSlices",
     "AttentionTransfer",
     "BernoulliKD",
+    "CIFARResNet",
     "ChannelWiseKD",
     "ClassAccuracy",
     "ClassificationLoss",

@@ -1,4 +1,4 @@
-"""Quality control on the simulated cohort: slices of four contrasts, clean or with one of seven artefacts, as a file."""
+"""Quality control on the simulated cohort: slices of four contrasts, clean or with one of seven artefacts."""
 
 from __future__ import annotations
 
@@ -182,17 +182,19 @@ class ArtefactSlices:
 
         Returns:
             :attr:`path`, a ``.npz`` with ``images`` (uint8, ``(N, size, size)``), ``labels`` (uint8, ``(N,)``),
-            ``class_names``, ``subjects`` and ``severities``.
+            ``class_names``, ``cases``, ``subjects`` and ``severities``.
         """
         if not self.path.is_file():
             drawn = [self.draw(i) for i in tqdm(range(len(self)), f"slices ({self.split})", disable=not is_shown())]
+            subjects = [self.cohort.name(self.subject(i)) for i in range(len(self))]
             with atomic_path(self.path) as temporary:
                 np.savez_compressed(
                     temporary,
                     images=np.stack([image for image, _ in drawn]),
-                    labels=np.arange(len(self), dtype=np.int64).__mod__(len(self.CLASSES)).astype(np.uint8),
+                    labels=(np.arange(len(self)) % len(self.CLASSES)).astype(np.uint8),
                     class_names=np.array(self.CLASSES),
-                    subjects=np.array([self.cohort.name(self.subject(i)) for i in range(len(self))]),
+                    cases=np.array([f"{name}_{i:05d}" for i, name in enumerate(subjects)]),
+                    subjects=np.array(subjects),
                     severities=np.array([severity for _, severity in drawn], dtype=np.float32),
                 )
         return self.path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ class SaveClassification:
     ``label``, and the output ``pred``, logits ``(C,)``. ``predictions.csv`` has a line for each case: the true class
     where it is known, the predicted one, its probability, and the probability of each class. ``preview.png`` shows
     40 pictures, evenly out of all. With labels there are ``metrics.json``, ``metrics.csv`` and, of one class at a time,
-    ``confusion_<method>.png``: of each case ``accuracy`` (1 or 0) and ``likelihood`` (the true class's probability), and
-    of all together those of :func:`classification_metrics`. All files are replaced atomically at the end.
+    ``confusion_<method>.png``: of each case ``accuracy`` (1 or 0) and ``likelihood`` (the probability of the true
+    class), and of all together those of :func:`classification_metrics`. All files are replaced atomically at the end.
 
     Args:
         output_dir: folder to write to; made when missing.
         method: name of the method, in lower case.
         classes: their names.
-        others: name and network of further methods that are measured on the same pictures, such as the teacher.
+        others: name and network of further methods that are measured on the same pictures, such as the teacher;
+            ``None`` is left out.
         is_multilabel: whether several classes may hold at a time.
 
     Raises:
@@ -51,7 +53,7 @@ class SaveClassification:
         output_dir: str | os.PathLike[str],
         method: str,
         classes: Sequence[str],
-        others: Mapping[str, nn.Module] | None = None,
+        others: Mapping[str, nn.Module | None] | None = None,
         is_multilabel: bool = False,
     ) -> None:
         if method in ("", CASE) or method in (others or {}):
@@ -59,7 +61,7 @@ class SaveClassification:
                 f"SaveClassification: 'method' must be a name, not {CASE!r} and none of 'others', got {method!r}"
             )
         self.output_dir, self.method, self.classes = Path(output_dir), method, list(classes)
-        self.others = dict(others or {})
+        self.others = {name: network for name, network in (others or {}).items() if network is not None}
         self.is_multilabel = is_multilabel
         self._clear()
 
@@ -181,16 +183,18 @@ class PreviewClassification:
         if engine.state.iteration != 1 or idist.get_rank() != 0:
             return
         samples, outputs = engine.state.batch, engine.state.output
-        for name in (f"previews/epoch_{engine.state.epoch:04d}.png", "preview.png"):
-            draw_predictions(
-                self.run_dir / name,
-                [sample[IMAGE].detach().float().cpu().numpy() for sample in samples],
-                [output[PRED].detach().float().cpu() for output in outputs],
-                [torch.as_tensor(sample[LABEL]).cpu() for sample in samples],
-                self.classes,
-                self.is_multilabel,
-                f"epoch {engine.state.epoch}",
-            )
+        newest = self.run_dir / "preview.png"
+        draw_predictions(
+            newest,
+            [sample[IMAGE].detach().float().cpu().numpy() for sample in samples],
+            [output[PRED].detach().float().cpu() for output in outputs],
+            [torch.as_tensor(sample[LABEL]).cpu() for sample in samples],
+            self.classes,
+            self.is_multilabel,
+            f"epoch {engine.state.epoch}",
+        )
+        with atomic_path(self.run_dir / "previews" / f"epoch_{engine.state.epoch:04d}.png") as temporary:
+            shutil.copyfile(newest, temporary)
 
 
 def draw_predictions(
@@ -213,7 +217,6 @@ def draw_predictions(
         is_multilabel: whether several classes may hold at a time.
         title: text above.
     """
-    # A step that has no divisor in common with the number of classes, so that sorted pictures show all of them.
     picked = np.unique(np.linspace(0, len(images) - 1, min(N_DRAWN, len(images))).round().astype(int))
     notes: list[str] = []
     right: list[bool | None] = []

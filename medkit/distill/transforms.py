@@ -32,7 +32,6 @@ class LoadPictured(MapTransform):
         channels: 1 (grey) or 3 (colour).
         image_size: height and width that all are brought to: the longer side is resampled to it, the shorter one padded
             with 0; ``None``: as they are.
-        gamma: exponent; below 1, dark parts become brighter.
 
     Raises:
         ValueError: if an argument is out of range; when called, if a file is no picture, or is a volume without
@@ -43,16 +42,14 @@ class LoadPictured(MapTransform):
         torch.Size([1, 28, 28])
     """
 
-    def __init__(
-        self, keys: KeysCollection, channels: int = 1, image_size: int | None = None, gamma: float = 1.0
-    ) -> None:
+    def __init__(self, keys: KeysCollection, channels: int = 1, image_size: int | None = None) -> None:
         super().__init__(keys)
-        if channels not in (1, 3) or (image_size is not None and image_size < 1) or not gamma > 0:
+        if channels not in (1, 3) or (image_size is not None and image_size < 1):
             raise ValueError(
-                "LoadPictured: wanted 'channels' of 1 or 3, 'image_size' of at least 1 or None, and 'gamma' above 0, "
-                f"got {channels}, {image_size} and {gamma}"
+                "LoadPictured: wanted 'channels' of 1 or 3, and 'image_size' of at least 1 or None, "
+                f"got {channels} and {image_size}"
             )
-        self.channels, self.image_size, self.gamma = channels, image_size, gamma
+        self.channels, self.image_size = channels, image_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load.
@@ -66,7 +63,7 @@ class LoadPictured(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             array = _read(out[key], out.get("i_slice")) if isinstance(out[key], str) else np.asarray(out[key])
-            picture = self._channels(_scaled(array)) ** self.gamma
+            picture = self._channels(_scaled(array))
             out[key] = picture if self.image_size is None else _sized(picture, self.image_size)
         return out
 

@@ -82,8 +82,8 @@ def image_list(
         return _evenly(_unlabelled(Path(dataset_dir)), limit)
     if classes is not None and len(classes) != len(records.classes):
         raise ValueError(
-            f"image_list: {records.source} has the {len(records.classes)} classes {records.classes[:5]}…, and the network "
-            f"was made for {len(classes)}: {list(classes)[:5]}…; give the network the classes of its data"
+            f"image_list: {records.source} has {len(records.classes)} classes, {records.classes[:5]}…, and the network "
+            f"was made for {len(classes)}, {list(classes)[:5]}…; give the network the classes of its data"
         )
     items = _evenly([_item(records, i) for i in records.indices(split)], limit)
     if same_size:
