@@ -1,4 +1,4 @@
-"""Knowledge distillation: taps, adapters, terms of the loss and their sums, the engine, and a task of quality control."""
+"""Knowledge distillation: taps, adapters, terms of the loss and their sums, the engine, and a task of image quality."""
 
 from medkit.distill.adapters import ConvRegression3, ResizingAdapter, build_adapter
 from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_masks, peak_boxes

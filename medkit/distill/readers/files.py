@@ -71,7 +71,7 @@ def read_table(path: Path, known: Sequence[str] | None = None) -> Records:
         columns = reader.fieldnames or []
         if missing := [name for name in ("path", "label") if name not in columns]:
             raise ValueError(
-                f"image_list: {path} must have the columns path,label[,split][,subject]; {missing} missing"
+                f"image_list: {path} must have the columns path,label[,split][,subject], it lacks {missing}"
             )
         rows = [{name: (row[name] or "").strip() for name in columns if name} for row in reader]
     several = any("|" in row["label"] for row in rows)

@@ -101,15 +101,15 @@ def _item(records: Records, i: int) -> dict[str, Any]:
 
 def _records(dataset_dir: str | os.PathLike[str]) -> Records:
     path = Path(dataset_dir)
-    return _read(path, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=4)  # the splits and the names of one source are asked for one after the other
-def _read(path: Path, _: int) -> Records:
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
         raise FileNotFoundError(f"image_list: 'dataset_dir' does not exist: {path}")
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # the splits and the names of one file are asked for one after the other
+def _read(path: Path, _: int) -> Records:
     if path.suffix.lower() == ".npz":
         return read_arrays(path)
     if path.suffix.lower() == ".csv":
