@@ -18,8 +18,8 @@ SMALL = {"network_def#block_inplanes": [4, 4, 4, 4], "teacher_def#block_inplanes
 def protocol(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    labels = np.arange(90) % 3
-    images = rng.integers(0, 60, (90, 16, 16), dtype=np.uint8)
+    labels = np.arange(240) % 3
+    images = rng.integers(0, 60, (240, 16, 16), dtype=np.uint8)
     images[labels == 1, 5:11] += 120  # training flips pictures, so the bars lie in the middle
     images[labels == 2, :, 5:11] += 120
     np.savez(folder / "bars.npz", images=images, labels=labels, class_names=np.array(["none", "across", "along"]))
