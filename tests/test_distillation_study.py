@@ -11,8 +11,6 @@ import pytest
 from tests.benchmarks import distillation
 from tests.benchmarks.distillation_table import paired_difference, print_table, summary
 
-SMALL = {"network_def#block_inplanes": [4, 4, 4, 4], "teacher_def#block_inplanes": [8, 8, 8, 8]}
-
 
 @pytest.fixture(scope="module")
 def protocol(tmp_path_factory):
@@ -28,8 +26,8 @@ def protocol(tmp_path_factory):
     for own in methods.values():
         own["trials"] = own["trials"][:2] if "terms#kd#weight" in own["trials"][0] else own["trials"][:1]
         own["against"] = [name for name in own["against"] if name in methods]
-    overrides = {"max_epochs": 1, "image_size": 16, **SMALL}
-    teacher = {"seed": 0, "max_epochs": 12, "learning_rate": 0.01, "network_def#block_inplanes": [8, 8, 8, 8]}
+    overrides = {"max_epochs": 1, "image_size": 16, "teacher_def#block_inplanes": [8, 8, 8, 8]}
+    teacher = {"seed": 0, "max_epochs": 12, "learning_rate": 0.01}
     task = {"dataset": str(folder / "bars.npz"), "teacher": teacher, "overrides": overrides}
     common = {**whole["common"], "batch_size": 16}
     return {**whole, "common": common, "seeds": [1, 2], "tasks": {"bars": task}, "methods": methods}
@@ -52,7 +50,6 @@ def test_sweep_is_resumed_tuned_and_told(protocol, tmp_path):
     best = distillation.best_trial(rows, "bars", "kd")
     assert {row.trial for row in rows if (row.method, row.stage) == ("kd", "final")} == {best}
     assert all(row.cpu_ms_per_step > 0 and 0 <= row.test_last <= 1 for row in rows)
-    assert next(row for row in rows if row.stage == "teacher").parameters > rows[-1].parameters
     out = io.StringIO()
     print_table(protocol, rows, out)
     assert "bars: 8 of 8 trainings" in out.getvalue()
