@@ -13,6 +13,7 @@ from typing import Any
 
 from medkit import __version__
 from medkit.cli.atlas import add_atlas_commands
+from medkit.cli.distill import add_distill_command
 
 __all__ = ["find_bundles", "main"]
 
@@ -27,6 +28,7 @@ Run, inspect, verify and export medkit's bundles, convert data for them, build a
   medkit export clgnet                      TorchScript and ONNX files
   medkit convert scans fast                 k-space of any readable format as .h5 files that are fast to read
   medkit atlas build --images 'a/*.nii.gz'  an atlas of a cohort; see medkit atlas --help
+  medkit distill their_bundle --teacher …   train a bundle's network with a teacher; see medkit distill --help
   medkit register fixed.nii moving.nii out  two images, and the transformations between them
 
 Bundles are looked for in $MEDKIT_BUNDLES (folders, separated as in $PATH), in ./bundles, and beside the package;
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--method", choices=("script", "trace"), default="script", help="of TorchScript (default: script)"
     )
     add_atlas_commands(commands, _run)
+    add_distill_command(commands, _bundle, _config_files)
     convert = add("convert", _convert, "convert k-space to .h5 files that are fast to read, for a training")
     convert.add_argument("source", help="file, folder or datalist of exams")
     convert.add_argument("dest", help="folder to write to")

@@ -125,6 +125,7 @@ def _measured(name: str, network: nn.Module, image: Tensor) -> dict[str, float]:
     }
 
 
+@torch.no_grad()
 def _peak(network: nn.Module, image: Tensor) -> int:
     if image.device.type == "cuda":
         torch.cuda.synchronize(image.device)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from medkit.distill.paths import unwrapped
@@ -75,6 +76,54 @@ def load_teacher(
             )
     bare.load_state_dict(state)
     return network
+
+
+def bundle_network(
+    bundle: str | os.PathLike[str],
+    network_id: str = "network_def",
+    configs: Sequence[str] | None = None,
+    ckpt_path: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build the network of a bundle with its weights: a teacher that is a bundle.
+
+    Args:
+        bundle: its folder.
+        network_id: of the network in the configs.
+        configs: names of configs, merged in order; ``None``: ``inference``, or ``train`` where there is none.
+        ckpt_path: weights; ``None``: ``models/model.pt`` of the bundle, where there is one.
+        options: ids of the configs and their values.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: if there is no such bundle or config.
+        ValueError: if it has no such network, or the weights do not fit.
+
+    Example:
+        >>> bundle_network("bundles/clgnet")
+    """
+    folder = Path(bundle)
+    names = list(
+        configs or [name for name in ("inference", "train") if (folder / "configs" / f"{name}.json").is_file()][:1]
+    )
+    files = [folder / "configs" / f"{name}.json" for name in names]
+    if not files or (lost := [file for file in files if not file.is_file()]):
+        raise FileNotFoundError(f"bundle_network: there is no config {[str(f) for f in lost] if files else folder}")
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(folder), **dict(options or {})})
+    if network_id not in parser:
+        raise ValueError(
+            f"bundle_network: {folder} has no '{network_id}', it has {sorted(parser.get())}; name it with 'network_id'"
+        )
+    network = parser.get_parsed_content(network_id)
+    weights = folder / "models" / "model.pt" if ckpt_path is None else Path(ckpt_path)
+    if ckpt_path is None and not weights.is_file():
+        logger.warning("bundle_network: %s has no weights", folder)
+        return network
+    return load_teacher(network, weights)
 
 
 def _state_in(content: Any, key: str | None, path: Path) -> Mapping[str, Any]:

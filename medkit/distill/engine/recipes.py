@@ -49,7 +49,7 @@ RECIPES = {
             "n_areas": "@kd_n_areas",
             "area_weight": "@kd_area_weight",
         },
-        taps="all",
+        taps="one",
         needs=_FEATURE,
         options=(
             ("kd_operations", ["channel_drop", "cutout", "noise"]),

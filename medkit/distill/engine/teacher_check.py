@@ -66,6 +66,8 @@ def _undisturbed(evaluator: Any) -> Iterator[None]:
             yield
     finally:
         evaluator._event_handlers, evaluator.network = handlers, network
+        # After an error ignite would take the next run for the rest of this one, and do nothing.
+        evaluator._internal_run_generator = None
         for name in set(vars(evaluator.state)) - set(state):
             delattr(evaluator.state, name)
         vars(evaluator.state).update(state)
