@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from monai.metrics import CumulativeIterationMetric, compute_roc_auc, do_metric_reduction
 from monai.utils import MetricReduction
@@ -114,7 +115,7 @@ def classification_metrics(logits: Tensor, label: Tensor) -> dict[str, float]:
             elif not own.all():
                 recalls.append((recall + float((~chosen[~own, k]).float().mean())) / 2)
         if own.any() and not own.all():
-            areas.append(float(compute_roc_auc(probabilities[:, k], own.float())))
+            areas.append(float(np.asarray(compute_roc_auc(probabilities[:, k], own.float()))))
     return {
         "accuracy": float(is_correct(logits, label).mean()),
         "balanced_accuracy": sum(recalls) / len(recalls) if recalls else math.nan,

@@ -81,14 +81,13 @@ class LoadPictured(MapTransform):
 def _read(path: str, i_slice: int | None) -> np.ndarray:
     if path.lower().endswith((".nii", ".nii.gz")):
         volume = nibabel.as_closest_canonical(nibabel.load(path))
-        if len(volume.shape) > 3 and max(volume.shape[3:]) > 1:
-            raise ValueError(f"LoadPictured: {path} must be a slice or a volume, got {volume.shape}")
-        array = np.asarray(volume.dataobj)
-        array = array.reshape(array.shape[:3])
-        if array.ndim == 3:
-            if i_slice is None and array.shape[2] > 1:
-                raise ValueError(f"LoadPictured: {path} has {array.shape[2]} slices; name one as 'i_slice'")
-            array = array[:, :, i_slice or 0]
+        shape = tuple(int(n) for n in volume.shape)
+        if len(shape) > 3 and max(shape[3:]) > 1:
+            raise ValueError(f"LoadPictured: {path} must be a slice or a volume, got {shape}")
+        n_slices = shape[2] if len(shape) > 2 else 1
+        if i_slice is None and n_slices > 1:
+            raise ValueError(f"LoadPictured: {path} has {n_slices} slices; name one as 'i_slice'")
+        array = np.asarray(volume.dataobj).reshape(*shape[:2], n_slices)[:, :, i_slice or 0]
         return np.ascontiguousarray(array[::-1, ::-1].T)
     with Image.open(path) as picture:
         if picture.mode in ("P", "RGBA", "LA", "CMYK", "1", "PA"):

@@ -71,8 +71,8 @@ def write_metrics(
         raise ValueError("write_metrics: 'cases' must hold at least one case, got none")
     rows = [_clean(case) for case in cases]
     summary = _means(rows)
-    for method, metrics in (together or {}).items():
-        summary.setdefault(method, {}).update({name: _finite(value) for name, value in metrics.items()})
+    for method, own in (together or {}).items():
+        summary.setdefault(method, {}).update({name: _finite(value) for name, value in own.items()})
     folder = Path(folder)
     with atomic_path(folder / "metrics.json") as temporary:
         text = json.dumps({"summary": summary, "cases": rows}, indent=2, allow_nan=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ class Records:
 
     Args:
         source: where they are from, for messages.
-        images: paths, or arrays ``(H, W)`` or ``(H, W, C)``.
+        images: a list of paths, or an array ``(N, H, W[, C])``.
         labels: int64, ``(N,)``; of several labels at a time float32, 0 or 1, ``(N, n_classes)``.
         classes: names of the classes.
         cases: name of each picture.
@@ -37,7 +36,7 @@ class Records:
     """
 
     source: str
-    images: Sequence[Any]
+    images: Any
     labels: np.ndarray
     classes: list[str]
     cases: list[str]
