@@ -30,6 +30,8 @@ def test_slices_are_replayed_and_depend_on_their_number_alone(slices):
         np.testing.assert_array_equal(one, other)
         assert severity == same or (np.isnan(severity) and np.isnan(same))
     assert not np.array_equal(slices.draw(0)[0], slices.draw(32)[0])
+    assert np.isnan(slices.draw(8)[1]), "a clean slice has no severity"
+    assert 0 <= slices.draw(9)[1] <= 1
 
 
 def test_file_holds_every_class_equally_often(slices):

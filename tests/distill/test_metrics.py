@@ -47,6 +47,9 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     assert expected_calibration_error(sure, torch.tensor([1] * 10)) == pytest.approx(0.8, abs=1e-6)
     several = torch.tensor([[0.9, 0.3]])
     assert expected_calibration_error(several, torch.tensor([[1.0, 0.0]])) == pytest.approx((0.1 + 0.3) / 2, abs=1e-6)
+    opposite = torch.tensor([[0.6, 0.4]] * 10 + [[0.95, 0.05]] * 10)  # too low by 0.4, too high by 0.45: no cancelling
+    label = torch.tensor([0] * 10 + [0] * 5 + [1] * 5)
+    assert expected_calibration_error(opposite, label) == pytest.approx((0.4 + 0.45) / 2, abs=1e-6)
     certain = torch.tensor([[1.0, 0.0]])
     assert expected_calibration_error(certain, torch.tensor([0])) == 0
 
