@@ -84,3 +84,12 @@ def test_recipe_of_cifar(bars, tmp_path):
     own = {**options(bars, tmp_path, **small), "image_size": 32, "batch_size": 8}
     run(SOKD, ["train", "cifar100"], **own)
     assert (tmp_path / "cifar100" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("name", ["unikd", "sokd"])
+def test_several_processes_log_once(name):
+    parser = ConfigParser()
+    parser.read_config(configs(ROOT / "bundles" / name, "train", "multi_gpu_train"))
+    for part in ("train", "validate"):
+        disabled = [handler["_target_"] for handler in parser[part]["handlers"] if "get_rank" in str(handler)]
+        assert disabled == ["TensorBoardStatsHandler"]
