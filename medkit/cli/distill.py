@@ -20,7 +20,10 @@ Train the network of a bundle with a teacher, whatever the bundle's ids are.
   medkit distill their_bundle --teacher big_bundle --probe                              the modules that can be tapped
   medkit distill their_bundle --teacher big_bundle --report out                         size, work, time and memory
 
-Further options of the bundle's configs follow as in `medkit run`, names of overlays behind the bundle's.
+Terms on one feature take the last of the taps, terms on levels all of them. Options of the terms begin with kd_, as in
+--kd_temperature 2, weights end in _weight, as in --fitnet_weight 10; they rise over --kd_warmup_epochs (5). Before the
+first epoch the teacher is validated. Further options of the bundle's configs follow as in `medkit run`, and the names
+of its overlays behind its own.
 """
 _TERMS = "kd dkd mlkd dist bernoulli fitnet at sp rkd cwd crd review hmds sokd unikd"
 Run = Callable[[argparse.Namespace], int]

@@ -93,18 +93,25 @@ class FeatureTaps:
         Raises:
             ValueError: if a tap saw nothing, or was overwritten in place.
         """
-        features = {}
         for path in self._modules:
             if path not in self._caught:
                 raise ValueError(f"FeatureTaps: the module at {path!r} was not called; tap one that is")
-            tensor, version = self._caught[path]
-            if tensor._version != version:
-                raise ValueError(
-                    f"FeatureTaps: what {path!r} put out was overwritten in place by a later module; "
-                    "tap that one, or set clone=True"
-                )
-            features[path] = tensor
-        return features
+        if lost := self.overwritten:
+            raise ValueError(
+                f"FeatureTaps: what {lost[0]!r} put out was overwritten in place by a later module; "
+                "tap that one, or set clone=True"
+            )
+        return {path: self._caught[path][0] for path in self._modules}
+
+    @property
+    def overwritten(self) -> list[str]:
+        """Paths of what was caught and then overwritten in place."""
+        return [path for path, (tensor, version) in self._caught.items() if tensor._version != version]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of what was caught, by path in the order of the taps."""
+        return {path: tuple(self._caught[path][0].shape) for path in self._modules if path in self._caught}
 
     def clear(self) -> None:
         """Forget what was caught, so that its memory can go."""
@@ -235,7 +242,7 @@ def probe_taps(
         >>> probe_taps(UNet(2, 1, 1, (4, 8), (2,)), ["bottom"], torch.zeros(1, 1, 16, 16))
         {'bottom': (1, 8, 8, 8)}
     """
-    taps = FeatureTaps(network, paths, select, clone=True)
+    taps = FeatureTaps(network, paths, select)
     _, shapes = dry_run(taps, example)
     width = max((len(path) for path in shapes), default=0)
     for path, shape in shapes.items():
@@ -248,7 +255,7 @@ def dry_run(taps: FeatureTaps, example: Tensor) -> tuple[Any, dict[str, tuple[in
     """Run the tapped network once in ``eval`` mode without gradients; every module's mode is put back.
 
     Args:
-        taps: of the network, with ``clone=True``.
+        taps: of the network.
         example: an input, ``(B, C, *S)``.
 
     Returns:
@@ -268,4 +275,4 @@ def dry_run(taps: FeatureTaps, example: Tensor) -> tuple[Any, dict[str, tuple[in
         raise ValueError(
             f"probe_taps: {silent} of {type(taps.network).__name__} are never called; tap modules that are"
         )
-    return output, {path: tuple(feature.shape) for path, feature in taps.features.items()}
+    return output, taps.shapes

@@ -8,9 +8,10 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import StatsHandler, ValidationHandler
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from medkit.distill import CRD, DistillationHandler, LinearWarmup, LogitKD, WeightedTerm, validate_network
-from tests.distill.small_training import Logged, distillation, evaluator, fitnet, net, samples, trainer
+from medkit.distill import CRD, DistillationHandler, FitNet, LinearWarmup, LogitKD, WeightedTerm, validate_network
+from tests.distill.small_training import Logged, Net, distillation, evaluator, fitnet, net, samples, trainer
 
 
 def kd(**options) -> dict[str, WeightedTerm]:
@@ -58,14 +59,21 @@ def test_parts_are_metrics_of_the_epoch_wherever_the_handler_stands(capsys):
 
 
 def test_what_was_caught_is_forgotten_after_each_step():
-    student = net(0)
-    loss = distillation(student, net(1), kd())
-    kept = []
-    handlers = [DistillationHandler(loss), Logged()]
-    engine = trainer(student, loss, handlers)
+    """What is caught in the backward pass, too, where checkpointing of activations calls modules again."""
+
+    class Checkpointed(Net):
+        def forward(self, image):
+            feature = checkpoint(self.stage2, self.stage1(image), use_reentrant=False)
+            return self.head(feature.mean((2, 3)))
+
+    student, kept = Checkpointed(), []
+    terms = {"fit": WeightedTerm(FitNet(), 1, ["stage2.0"], ["stage2.0"])}
+    loss = distillation(student, net(1), terms)
+    engine = trainer(student, loss, [DistillationHandler(loss)])
+    engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, lambda: kept.append(len(loss._taps._caught)))
     engine.add_event_handler("ITERATION_COMPLETED", lambda: kept.append((loss._taps.input, dict(loss._taps._caught))))
     engine.run()
-    assert kept == [(None, {})] * 2
+    assert kept == [1, (None, {})] * 2
 
 
 def test_mask_index_and_another_image_come_from_the_batch():
@@ -85,7 +93,8 @@ def test_mask_index_and_another_image_come_from_the_batch():
         trainer(student, loss, [DistillationHandler(loss, index_key="number")]).run()
 
 
-def test_a_teacher_is_validated_without_a_trace():
+def test_a_teacher_is_validated_without_a_trace(caplog):
+    caplog.set_level("INFO")
     student, teacher, log = net(0), net(1), Logged()
     engine = evaluator(student, [log])
     engine.run()
@@ -94,7 +103,9 @@ def test_a_teacher_is_validated_without_a_trace():
     numbers = dict(engine.state.metrics)
     student.train()
     randomness = torch.get_rng_state()
+    caplog.clear()
     value = validate_network(engine, teacher)
+    assert "best metric" not in caplog.text
     assert engine.network is student
     assert student.training
     assert log.n_calls == 1
@@ -185,3 +196,11 @@ def test_wrong_arguments_are_refused():
         DistillationHandler(loss, unit="batch")
     with pytest.raises(ValueError, match=r"must name teachers of \['teacher'\], got \['big'\]"):
         DistillationHandler(loss, image_key={"big": "clean"})
+
+
+def test_an_optimizer_without_the_adapters_is_refused():
+    student = net(0)
+    loss = distillation(student, net(1, 6), {"fit": fitnet()})
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"must have the parameters of the loss, .* join_parameters"):
+        trainer(student, loss, optimizer=optimizer).run()

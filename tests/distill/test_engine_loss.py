@@ -195,6 +195,26 @@ def test_copies_of_the_student_are_not_listened_to():
     assert loss.parts["fit"] > 0
 
 
+@pytest.mark.parametrize("clone", [None, True, False])
+def test_what_is_overwritten_in_place_is_copied(clone):
+    class InPlace(Net):
+        def forward(self, image):
+            return self.head(self.stage2(nn.functional.relu(self.stage1[0](image), inplace=True)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    student = InPlace()
+    loss = distillation(student, InPlace(), alike("stage1.0", "stage1.0"), clone=clone)
+    image, label = batch()
+    with loss.opened():
+        output = student(image)
+        if clone is False:
+            with pytest.raises(ValueError, match=r"'stage1.0' put out was overwritten in place"):
+                loss(output, label)
+        else:
+            loss(output, label).backward()
+            assert loss.parts["sp"] > 0
+
+
 def test_the_table_names_taps_shapes_adapters_and_weights(caplog):
     caplog.set_level(logging.INFO, "medkit.distill")
     distillation(net(0), net(1, 6), {"kd": WeightedTerm(LogitKD()), "fit": fitnet(LinearWarmup(2, 3))})

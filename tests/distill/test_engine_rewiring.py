@@ -68,7 +68,7 @@ def test_a_trainer_with_everything_inside_is_wrapped_too():
     assert config["distill"]["handlers"][0]["evaluator"] is None
 
 
-@pytest.mark.parametrize("terms", [[name] for name in RECIPES if name not in ("bernoulli",)], ids=lambda x: x[0])
+@pytest.mark.parametrize("terms", [[name] for name in RECIPES], ids=lambda x: x[0])
 def test_every_term_trains_in_a_bundle(terms, tmp_path):
     taps = ["features.denseblock1", "features.denseblock2"]
     needs = RECIPES[terms[0]].needs

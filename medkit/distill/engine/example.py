@@ -73,7 +73,7 @@ def tappable_modules(network: nn.Module, example: Tensor) -> dict[str, tuple[int
         for path, module in bare.named_modules():
             if path:
                 handles.append(module.register_forward_hook(hook(path)))
-        dry_run(FeatureTaps(bare, [], clone=True), example)
+        dry_run(FeatureTaps(bare, []), example)
     finally:
         for handle in handles:
             handle.remove()

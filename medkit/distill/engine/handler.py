@@ -44,8 +44,8 @@ class DistillationHandler:
         force: train with a teacher that is worse than its student, with a warning.
 
     Raises:
-        ValueError: if ``unit`` is unknown or ``image_key`` names no teacher; in training, if the batch lacks a key, or
-            the teacher is worse than the student.
+        ValueError: if ``unit`` is unknown or ``image_key`` names no teacher; in training, if the optimizer lacks the
+            loss's parameters, the batch a key, or the teacher is worse than the student.
 
     Example:
         >>> SupervisedTrainer(..., loss_function=loss, train_handlers=[DistillationHandler(loss, evaluator)])
@@ -90,6 +90,13 @@ class DistillationHandler:
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _start(self, engine: Engine) -> None:
+        optimizer = getattr(engine, "optimizer", None)
+        trained = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
+        if optimizer is not None and any(id(p) not in trained for p in self.loss.parameters() if p.requires_grad):
+            raise ValueError(
+                "DistillationHandler: the optimizer must have the parameters of the loss, which are those of adapters "
+                "and heads; give it join_parameters(network.parameters(), loss)"
+            )
         same_in_all_processes(self.loss)
         self.loss.open()
 

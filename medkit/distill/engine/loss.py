@@ -61,7 +61,8 @@ class DistillationLoss(nn.Module):
         teacher_transform: makes a teacher's input ``(B, C', *S')`` of the student's ``(B, C, *S)``; or name of each
             teacher that has one, and its transform.
         select: for tapped modules whose output is no tensor, path and index or key, as of :class:`FeatureTaps`.
-        clone: copy what is caught; needed where the operation after a tapped module writes in place.
+        clone: copy what is caught; needed where the operation after a tapped module writes in place, which ``None``
+            finds out.
 
     Attributes:
         terms: the :class:`DistillationSum`.
@@ -88,7 +89,7 @@ class DistillationLoss(nn.Module):
         task_weight: WeightSchedule | float = 1.0,
         teacher_transform: Callable[[Tensor], Tensor] | Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         select: Mapping[str, int | str] | None = None,
-        clone: bool = False,
+        clone: bool | None = None,
     ) -> None:
         super().__init__()
         teachers = {"teacher": teacher} if isinstance(teacher, nn.Module) else dict(teacher)
@@ -113,26 +114,27 @@ class DistillationLoss(nn.Module):
         every = {*paths, *(path for taps in self.terms.teacher_taps.values() for path in taps)}
         if unknown := sorted(set(self._select) - every):
             raise ValueError(f"DistillationLoss: 'select' must name taps of {sorted(every)}, got {unknown}")
-        self._taps = FeatureTaps(student, paths, self.selected(paths), only_training=True, clone=clone)
-        self._teachers: dict[str, FrozenTeacher] = {}
-        for name, network in teachers.items():
-            taps = self.terms.teacher_taps.get(name, [])
-            self._teachers[name] = FrozenTeacher(network, taps, self.selected(taps), clone=clone)
-        self._build(example)
+        self._build(teachers, example, clone)
 
-    def _build(self, example: Sequence[int] | Tensor) -> None:
+    def _build(self, teachers: Mapping[str, nn.Module], example: Sequence[int] | Tensor, clone: bool | None) -> None:
         """Run student and teachers once, make the terms' layers, and log what is compared."""
         image = example if isinstance(example, Tensor) else _blank(example)
         device = _device_of(self.student, image.device)
         image = plain_tensor(image).to(device)
         self._example_size = tuple(image.shape[2:])
-        own, shapes = _looked("student", self.student, self.terms.student_taps, image, self.selected)
+        paths = self.terms.student_taps
+        own, taps = _looked("student", self.student, paths, self.selected(paths), image)
+        shapes, copies = taps.shapes, bool(taps.overwritten) if clone is None else clone
+        self._taps = FeatureTaps(self.student, paths, self.selected(paths), only_training=True, clone=copies)
         outputs, other_shapes = {}, {}
-        for name, teacher in self._teachers.items():
-            teacher.network.to(device)
+        self._teachers: dict[str, FrozenTeacher] = {}
+        for name, network in teachers.items():
+            paths = self.terms.teacher_taps.get(name, [])
+            network.to(device)
             seen = self._transforms[name](image) if name in self._transforms else image
-            taps = self.terms.teacher_taps.get(name, [])
-            outputs[name], other_shapes[name] = _looked(f"teacher {name!r}", teacher.network, taps, seen, self.selected)
+            outputs[name], taps = _looked(f"teacher {name!r}", network, paths, self.selected(paths), seen)
+            other_shapes[name], copies = taps.shapes, bool(taps.overwritten) if clone is None else clone
+            self._teachers[name] = FrozenTeacher(network, paths, self.selected(paths), clone=copies)
         check_class_numbers(self.terms, own, outputs)
         # New layers draw their numbers aside, so that a training with and one without teachers see the same ones.
         with torch.random.fork_rng(devices=[]):
@@ -293,11 +295,12 @@ def _check_teachers(student: nn.Module, teachers: Mapping[str, nn.Module], terms
 
 
 def _looked(
-    who: str, network: nn.Module, paths: Sequence[str], image: Tensor, selected: Callable[..., dict[str, int | str]]
-) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Output and shapes of the taps; a shape that the network does not take is said in one sentence."""
+    who: str, network: nn.Module, paths: Sequence[str], select: Mapping[str, int | str], image: Tensor
+) -> tuple[Any, FeatureTaps]:
+    """Output and taps after a run; a shape that the network does not take is said in one sentence."""
+    taps = FeatureTaps(network, paths, select)
     try:
-        return dry_run(FeatureTaps(network, paths, selected(paths), clone=True), image)
+        return dry_run(taps, image)[0], taps
     except (RuntimeError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
