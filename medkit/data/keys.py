@@ -106,6 +106,15 @@ label          (C, *S)                     float32    clean image, unit of ``ima
 quieter        (C, *S)                     float32    the clean image with the same noise at another level
 pred           (C, *S)                     float32    denoised image, unit of ``image``
 =============  ==========================  =========  =================================================================
+
+In classification, of pictures, there are, or change:
+
+=============  ==========================  =========  =================================================================
+image          (C, H, W)                   float32    picture, 0 to 1; before it is loaded a str, its file, or the array
+label          () or (n_classes,)          int64 or   number of the class; where several hold at a time 0 and 1
+                                           float32
+pred           (n_classes,)                float32    logits
+=============  ==========================  =========  =================================================================
 """
 
 CASE = "case"

@@ -1,7 +1,9 @@
-"""Knowledge distillation: taps, adapters, terms of the loss and their weighted sums."""
+"""Knowledge distillation: taps, adapters, terms of the loss and their sums, the engine, and a task of image quality."""
 
 from medkit.distill.adapters import ConvRegression3, ResizingAdapter, build_adapter
 from medkit.distill.areas import AreaMaps, AreaProposal, DistinctiveArea, box_masks, peak_boxes
+from medkit.distill.artefacts import ArtefactSlices
+from medkit.distill.cifar import CIFARResNet
 from medkit.distill.contract import DistillationTerm, Hints
 from medkit.distill.contrast import CRD
 from medkit.distill.distribution import DistributionHead, gaussian_divergence
@@ -24,7 +26,11 @@ from medkit.distill.features import AdaptedTerm, AttentionTransfer, ChannelWiseK
 from medkit.distill.fusion import AdaptiveFeatureFusion
 from medkit.distill.hmds import HMDS
 from medkit.distill.logits import DIST, DKD, MLKD, BernoulliKD, LogitKD, standardize_logits
+from medkit.distill.losses import ClassificationLoss
+from medkit.distill.metrics import ClassAccuracy, classification_metrics, expected_calibration_error
 from medkit.distill.paths import unet_stages
+from medkit.distill.predictions import PreviewClassification, SaveClassification
+from medkit.distill.readers import class_names, image_list
 from medkit.distill.refiner import FeatureRefiner
 from medkit.distill.relations import RelationalKD, SimilarityPreserving
 from medkit.distill.review import ReviewKD, hierarchical_context_loss
@@ -33,6 +39,7 @@ from medkit.distill.sokd import SoKD
 from medkit.distill.sums import DistillationSum, WeightedTerm
 from medkit.distill.supervision import DeepSupervisionKD
 from medkit.distill.taps import FeatureTaps, FrozenTeacher, Observation, probe_taps
+from medkit.distill.transforms import LoadPictured
 from medkit.distill.unified import UnifiedDistributionKD
 
 __all__ = [
@@ -45,9 +52,13 @@ __all__ = [
     "AdaptiveFeatureFusion",
     "AreaMaps",
     "AreaProposal",
+    "ArtefactSlices",
     "AttentionTransfer",
     "BernoulliKD",
+    "CIFARResNet",
     "ChannelWiseKD",
+    "ClassAccuracy",
+    "ClassificationLoss",
     "ConstantWeight",
     "ConvRegression3",
     "CosineWeight",
@@ -64,11 +75,14 @@ __all__ = [
     "FrozenTeacher",
     "Hints",
     "LinearWarmup",
+    "LoadPictured",
     "LogitKD",
     "Observation",
+    "PreviewClassification",
     "RelationalKD",
     "ResizingAdapter",
     "ReviewKD",
+    "SaveClassification",
     "SimilarityPreserving",
     "SoKD",
     "SoKDPolicyHandler",
@@ -80,11 +94,15 @@ __all__ = [
     "box_masks",
     "build_adapter",
     "bundle_network",
+    "class_names",
+    "classification_metrics",
     "compression_report",
     "distillation_overlay",
     "example_image",
+    "expected_calibration_error",
     "gaussian_divergence",
     "hierarchical_context_loss",
+    "image_list",
     "install_distillation",
     "join_parameters",
     "load_teacher",

@@ -42,7 +42,9 @@ def save_config_copy(run_dir: str | os.PathLike[str], name: str = "config.json")
         temporary.write_text(json.dumps(parser.config, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def write_metrics(folder: str | os.PathLike[str], cases: Cases) -> Summary:
+def write_metrics(
+    folder: str | os.PathLike[str], cases: Cases, together: Mapping[str, Mapping[str, float]] | None = None
+) -> Summary:
     """Write ``metrics.json`` and ``metrics.csv``: the metrics of each case, and their means.
 
     The JSON file is ``{"summary": {method: {metric: mean}}, "cases": [{"case": name, method: {metric: value}}]}``. The
@@ -52,9 +54,11 @@ def write_metrics(folder: str | os.PathLike[str], cases: Cases) -> Summary:
     Args:
         folder: where to write; made when missing.
         cases: for each case its name under ``case``, and for each method a dictionary of its metrics.
+        together: for a method the metrics that only all cases together have, such as an area under a curve; they
+            join the summary.
 
     Returns:
-        The summary: mean of each metric of each method over the cases that have it.
+        The summary: mean of each metric of each method over the cases that have it, then those of ``together``.
 
     Raises:
         ValueError: if there is no case, or a case has no name, or a method no dictionary of numbers.
@@ -67,6 +71,8 @@ def write_metrics(folder: str | os.PathLike[str], cases: Cases) -> Summary:
         raise ValueError("write_metrics: 'cases' must hold at least one case, got none")
     rows = [_clean(case) for case in cases]
     summary = _means(rows)
+    for method, own in (together or {}).items():
+        summary.setdefault(method, {}).update({name: _finite(value) for name, value in own.items()})
     folder = Path(folder)
     with atomic_path(folder / "metrics.json") as temporary:
         text = json.dumps({"summary": summary, "cases": rows}, indent=2, allow_nan=False)

@@ -35,6 +35,14 @@ def test_summary_is_the_mean_of_the_cases(tmp_path: Path) -> None:
     assert read(tmp_path / "new")[0]["summary"] == summary
 
 
+def test_metrics_of_all_cases_together_join_the_summary(tmp_path: Path) -> None:
+    summary = write_metrics(tmp_path, CASES, {"clgnet": {"auc": 0.9, "ece": math.nan}, "other": {"auc": 0.5}})
+    assert summary["clgnet"] == {"psnr": 32.0, "ssim": 0.75, "auc": 0.9, "ece": None}
+    content, lines = read(tmp_path)
+    assert content["summary"] == summary
+    assert [line["auc"] for line in lines if line["case"] == "mean"] == ["", "0.9", "0.5"]
+
+
 def test_json_has_the_agreed_form(tmp_path: Path) -> None:
     write_metrics(tmp_path, CASES)
     content, _ = read(tmp_path)
