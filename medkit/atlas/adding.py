@@ -97,6 +97,8 @@ def aligned_scans(
             maps[subject.name] = None if alignment == "none" else align_to_template(atlas, subject, alignment)
         except MisalignedError as error:
             faults.append(str(error).partition(": ")[2])
+        else:
+            (atlas.folder / f"failed_{subject.name}.png").unlink(missing_ok=True)  # of an earlier try
     if faults and not (exclude_failed and maps):
         more = "" if exclude_failed else ", or leave such scans out by 'exclude_failed' (--exclude_failed)"
         raise MisalignedError(
@@ -136,5 +138,4 @@ def align_to_template(atlas: AtlasFolder, subject: AtlasSubject, kind: str = "af
         raise MisalignedError(
             f"align_to_template: the alignment of {subject.name!r} failed: {reason}; look at {picture}"
         )
-    (atlas.folder / f"failed_{subject.name}.png").unlink(missing_ok=True)
     return found

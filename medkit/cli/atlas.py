@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def add_atlas_commands(commands: argparse._SubParsersAction, run_bundle: Run) ->
     build = part("build", _build(run_bundle), text, prefix_chars="\0", add_help=False)
     build.add_argument("rest", nargs=argparse.REMAINDER)
     add = part("add", _add, "register new scans to a finished template, and label them")
-    add.add_argument("images", nargs="+", help="NIfTI files of the atlas's first contrast")
+    add.add_argument("images", nargs="+", help="NIfTI files of the atlas's first contrast, or patterns of them")
     add.add_argument("--mask", nargs="+", default=None, help="what is kept of each, such as its brain")
     add.add_argument("--alignment", choices=("affine", "rigid", "none"), default="affine", help="default: affine")
     add.add_argument("--exclude_failed", **switch, help="go on without scans whose alignment failed")
@@ -115,13 +116,18 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def _expanded(words: list[str]) -> list[str]:
+    """Files of patterns, which come as such from quotes and from shells that leave them alone."""
+    found = [[word] if Path(word).exists() else sorted(glob.glob(word)) or [word] for word in words]  # noqa: PTH207
+    return [path for paths in found for path in paths]
+
+
 def _add(options: argparse.Namespace) -> int:
     atlas = _opened(options)
     from medkit.atlas import add_scans
 
-    added = add_scans(
-        atlas.folder, options.images, options.mask, options.alignment, options.exclude_failed, options.replace
-    )
+    images, masks = _expanded(options.images), None if options.mask is None else _expanded(options.mask)
+    added = add_scans(atlas.folder, images, masks, options.alignment, options.exclude_failed, options.replace)
     for member in added:
         _say(f"{member.name} is in {atlas.folder / 'subjects'}, energy {member.energy:.6g}")
     return 0

@@ -133,6 +133,17 @@ def test_a_scan_that_cannot_be_aligned_is_refused_with_its_picture(
     monkeypatch.setattr(module, "misaligned", lambda *rest: [(0, "it is upside down")])
     with pytest.raises(MisalignedError, match=r"set alignment to 'none'$"):
         add_scans(atlas, [turned], alignment="rigid", exclude_failed=True)
+    add_scans(atlas, [turned], alignment="none")  # aligned by hand
+    assert not (atlas / "failed_turned.png").exists()
+
+
+def test_scans_are_given_by_a_pattern_in_quotes(atlas: Path, scan, tmp_path: Path) -> None:
+    scan("a", 0.7), scan("b", 0.6), scan("c[1]", 0.5)
+    words = ["atlas", "add", str(atlas), str(tmp_path / "[ab].nii.gz"), str(tmp_path / "c[1].nii.gz")]
+    with pytest.raises(ValueError, match=r"files that exist, there is no .*\*_T2\.nii\.gz"):
+        main([*words, str(tmp_path / "*_T2.nii.gz"), "--alignment", "none"])
+    assert main([*words[:4], "--alignment", "none"]) == 0
+    assert [m.name for m in AtlasFolder(atlas).added] == ["a", "b"]
 
 
 def test_words_of_the_command_are_checked(atlas: Path, scan, capsys: pytest.CaptureFixture[str]) -> None:
